@@ -1,0 +1,1 @@
+"""The Unix socket: every verb that a client can say, one handler a verb."""

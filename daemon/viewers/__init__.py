@@ -1,0 +1,1 @@
+"""Finding, telling apart and starting Rerun viewers."""
