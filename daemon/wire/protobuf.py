@@ -3,8 +3,9 @@
     message = field*        field = tag varint · value        tag = field number << 3 | wire type
     wire types: 0 varint, 1 eight bytes LE, 2 length varint + that many bytes, 5 four bytes LE
 
-Rules: a length is compared with what is there before anything is sliced; slices of a memoryview are not copied; no schema
-is known here, so whoever asks must check field numbers and wire types. Source: protobuf.dev/programming-guides/encoding.
+Rules: a length is compared with what is there before anything is sliced; slices of a memoryview are not copied; no
+schema is known here, so whoever asks must check field numbers and wire types.
+Source: protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
