@@ -1,0 +1,306 @@
+"""Cursors: the frames of a selection, read from the logs, each reader at its own pace.
+
+    Feed (a selection) -> one Cursor a log -> Batch (whole frames, still in the log)
+
+Rules: a reader holds positions, never data; End frames, footers and headers in mid-stream are not frames to a reader;
+what a batch names lies in the log and stays readable.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import trio
+
+from daemon.selection import Selection
+from daemon.spool.scanner import Frame, Scanner
+from daemon.wire.rrd import FRAME_HEADER_SIZE
+
+if TYPE_CHECKING:
+    from daemon.hub import Hub, Stream
+
+
+@dataclass(slots=True)
+class Batch:
+    """Whole frames of one log, in order.
+
+    Attributes:
+        frames: Kind, payload offset and payload length of each, and its raw store id.
+        start, end: The cursor before and after.
+    """
+
+    stream: Stream
+    frames: list[Frame]
+    start: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the frames with their headers."""
+        return sum(frame.length + FRAME_HEADER_SIZE for frame in self.frames)
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """(offset, length) of runs of frames that lie next to each other."""
+        runs: list[tuple[int, int]] = []
+        for frame in self.frames:
+            start, size = frame.offset - FRAME_HEADER_SIZE, frame.length + FRAME_HEADER_SIZE
+            if runs and sum(runs[-1]) == start:
+                runs[-1] = (runs[-1][0], runs[-1][1] + size)
+            else:
+                runs.append((start, size))
+        return runs
+
+    def read(self) -> bytes:
+        """All frames with their headers, one after the other."""
+        return b"".join(self.pread(offset, length) for offset, length in self.ranges())
+
+    def payload(self, frame: Frame) -> bytes:
+        """One frame's payload."""
+        return self.pread(frame.offset, frame.length)
+
+    def pread(self, offset: int, length: int) -> bytes:
+        """Bytes of the log.
+
+        Raises:
+            OSError: they are not there (EIO), or cannot be read.
+        """
+        fd, parts = self.stream.fd(), []
+        while length > 0:
+            data = os.pread(fd, length, offset)
+            if not data:
+                raise OSError(errno.EIO, "log is shorter than it was", os.fspath(self.stream.path))
+            parts.append(data)
+            offset += len(data)
+            length -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class CursorState(NamedTuple):
+    """Where a cursor stands, for a file.
+
+    Attributes:
+        position: In the log, bytes.
+        messages, bytes: Selected messages before it, and their bytes.
+        passed: All messages before it.
+        generation: Which writing of the log `position` belongs to.
+    """
+
+    position: int = 0
+    messages: int = 0
+    bytes: int = 0
+    passed: int = 0
+    generation: int = 0
+
+
+class Cursor:
+    """A position in one stream's log, and how many selected messages lie before it."""
+
+    __slots__ = ("bytes", "generation", "messages", "passed", "scanner", "stream")
+
+    def __init__(self, stream: Stream, state: CursorState | None = None) -> None:
+        start = state or CursorState(generation=stream.generation)
+        self.stream = stream
+        self.scanner = Scanner(stream.fd(), start.position)
+        self.messages, self.bytes, self.passed = start.messages, start.bytes, start.passed
+        self.generation = start.generation
+
+    @property
+    def position(self) -> int:
+        """Where in the log the cursor stands."""
+        return self.scanner.position
+
+    @property
+    def state(self) -> CursorState:
+        """What a new cursor needs to go on from here."""
+        return CursorState(self.position, self.messages, self.bytes, self.passed, self.generation)
+
+    def frames(self, limit: int) -> Iterator[Frame]:
+        """Frames from here on that are whole within the log's first `limit` bytes."""
+        self.refresh()
+        for frame in self.scanner.frames(limit):
+            self.passed += 1
+            yield frame
+
+    def refresh(self) -> None:
+        """Use the log as it is now: opened again, or written anew with the same frames at other places."""
+        if self.generation == self.stream.generation:
+            self.scanner.use(self.stream.fd())
+            return
+        self.generation = self.stream.generation
+        self.scanner = Scanner(self.stream.fd())
+        if self.passed:
+            for count, _ in enumerate(self.scanner.frames(self.stream.data_end), 1):
+                if count == self.passed:
+                    break
+
+
+class Feed:
+    """The frames of a selection, from all its logs, each in order; one cursor a log.
+
+    Not guaranteed: any order between logs. One task may wait in `next` at a time.
+    """
+
+    def __init__(self, hub: Hub, selection: Selection) -> None:
+        self.hub = hub
+        self.selection = selection
+        self.delivered_messages = 0
+        self.skipped_messages = 0
+        self._cursors: dict[str, Cursor] = {}
+        self._from_now: dict[str, list[Frame]] = {}
+        self._turn = 0
+
+    def streams(self) -> list[Stream]:
+        """The streams that the selection reads just now, oldest first."""
+        return [stream for stream in self.hub.streams.values() if self.selection.takes(stream)]
+
+    async def next(self, max_bytes: int = 1 << 20) -> Batch | None:
+        """The next frames, as soon as there are any.
+
+        Args:
+            max_bytes: Frames of at most so many bytes together; a single longer one comes alone.
+
+        Returns:
+            The frames; None when every selected stream is complete and delivered, and none can join any more.
+        """
+        while True:
+            seen = self.hub.version
+            batch = self.next_nowait(max_bytes)
+            if batch is not None:
+                await trio.lowlevel.checkpoint()
+                return batch
+            if self.finished:
+                await trio.lowlevel.checkpoint()
+                return None
+            await self.hub.wait_change(seen)
+
+    def next_nowait(self, max_bytes: int = 1 << 20) -> Batch | None:
+        """The next frames if there are any now."""
+        streams = self.streams()
+        for index in range(len(streams)):  # take turns, so that a busy log does not starve the others
+            stream = streams[(self._turn + index) % len(streams)]
+            batch = self._from(stream, max_bytes)
+            if batch is not None:
+                self._turn = (self._turn + index + 1) % len(streams)
+                return batch
+        return None
+
+    def _from(self, stream: Stream, max_bytes: int) -> Batch | None:
+        cursor = self._cursor(stream)
+        pinned = self._from_now.pop(stream.id, None)
+        if pinned:
+            return Batch(stream, pinned, cursor.position, cursor.position)
+        cursor.refresh()
+        wanted = self.selection.stores(stream)
+        while (start := cursor.position) < stream.data_end:
+            frames = self._take(cursor, wanted, max_bytes)
+            if frames:
+                size = sum(frame.length + FRAME_HEADER_SIZE for frame in frames)
+                cursor.messages += len(frames)
+                cursor.bytes += size
+                self.delivered_messages += len(frames)
+                return Batch(stream, frames, start, cursor.position)
+            if cursor.position == start:
+                break
+        return None
+
+    def _cursor(self, stream: Stream) -> Cursor:
+        cursor = self._cursors.get(stream.id)
+        if cursor is None:
+            cursor = self._cursors[stream.id] = Cursor(stream)
+        return cursor
+
+    def _take(self, cursor: Cursor, wanted: set[bytes] | None, max_bytes: int) -> list[Frame]:
+        """Selected frames of the next `max_bytes`; a frame longer than that comes alone."""
+        end = cursor.stream.data_end
+        limit = min(end, cursor.position + max_bytes + FRAME_HEADER_SIZE)
+        frames = [frame for frame in cursor.frames(limit) if wanted is None or frame.store in wanted]
+        if not frames and limit < end:
+            for frame in cursor.frames(end):
+                if wanted is None or frame.store in wanted:
+                    frames.append(frame)
+                break
+        return frames
+
+    @property
+    def finished(self) -> bool:
+        """Everything selected has been delivered, and nothing can join."""
+        if self.selection.open_ended:
+            return False
+        streams = self.streams()
+        return all(stream.complete and self._delivered(stream) for stream in streams)
+
+    def _delivered(self, stream: Stream) -> bool:
+        cursor = self._cursors.get(stream.id)
+        return (cursor.position if cursor else 0) >= stream.data_end
+
+    @property
+    def caught_up(self) -> bool:
+        """Everything that is in the logs now has been delivered."""
+        return all(self._delivered(stream) for stream in self.streams())
+
+    def lag(self) -> tuple[int, int]:
+        """(messages, bytes) that are selected, in the logs, and not yet taken from this feed."""
+        messages = size = 0
+        for stream in self.streams():
+            wanted = self.selection.stores(stream)
+            cursor = self._cursors.get(stream.id)
+            if wanted is None:
+                total, total_bytes = stream.messages, max(0, stream.data_end - 12)
+                done_bytes = max(0, cursor.position - 12) if cursor else 0
+            else:
+                chosen = [stats for raw, stats in stream.stores.items() if raw in wanted]
+                total, total_bytes = sum(s.messages for s in chosen), sum(s.bytes for s in chosen)
+                done_bytes = cursor.bytes if cursor else 0
+            messages += max(0, total - (cursor.messages if cursor else 0))
+            size += max(0, total_bytes - done_bytes)
+        return messages, size
+
+    def cursors(self) -> dict[str, CursorState]:
+        """Where every cursor stands, for `seek`."""
+        return {name: cursor.state for name, cursor in self._cursors.items()}
+
+    def seek(self, cursors: dict[str, CursorState]) -> None:
+        """Go on where `cursors` stood; streams that are not in it start at their beginning.
+
+        Raises:
+            OSError: a log is gone.
+        """
+        self._cursors = {
+            name: Cursor(self.hub.streams[name], state)
+            for name, state in cursors.items()
+            if name in self.hub.streams
+        }
+        self.delivered_messages = sum(cursor.messages for cursor in self._cursors.values())
+
+    def rewind(self) -> None:
+        """Start again at the beginning of everything."""
+        self._cursors.clear()
+        self.delivered_messages = 0
+
+    def skip_to_now(self, pinned: Callable[[Stream, Iterable[Frame]], list[Frame]]) -> int:
+        """Move every cursor to the end of its log; what must not be skipped comes first.
+
+        Args:
+            pinned: Chooses, from the frames that are skipped, those that are delivered nevertheless.
+
+        Returns:
+            The number of messages skipped.
+        """
+        skipped = 0
+        for stream in self.streams():
+            cursor = self._cursor(stream)
+            wanted = self.selection.stores(stream)
+            frames = [f for f in cursor.frames(stream.data_end) if wanted is None or f.store in wanted]
+            kept = pinned(stream, frames)
+            cursor.messages += len(frames)
+            cursor.bytes += sum(frame.length + FRAME_HEADER_SIZE for frame in frames)
+            skipped += len(frames) - len(kept)
+            self.delivered_messages += len(kept)
+            if kept:
+                self._from_now[stream.id] = kept
+        self.skipped_messages += skipped
+        return skipped

@@ -1,0 +1,266 @@
+"""Which recordings an output is fed with: what users say, and what that means for a stream.
+
+    @live     every stream alive now and later        @latest   the newest recording      @all   all there are
+    NAME      an application id, a recording id or a unique prefix of one
+    /path     a .rrd file                              stream:ID one stream exactly (shims)
+
+Rules: words are resolved once, when they are said; what they meant then is what is kept, over restarts too. Selectors
+speak of recordings, logs hold streams: a stream of several recordings is filtered by store id, and a recording's
+blueprint (same application) comes along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from daemon.wire.control import VerbError
+from daemon.wire.logmsg import BLUEPRINT
+
+if TYPE_CHECKING:
+    from daemon.hub import RecordingKey, Stream
+
+STREAM = "stream:"
+FILE = "file:"
+"""Ids of streams that are files read in place."""
+MAX_CANDIDATES = 8
+"""How many names an error lists."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A resolved choice.
+
+    Attributes:
+        text: What was said, for people.
+        recordings: These recordings, whichever streams carry them.
+        streams: These streams, whole.
+        live_since: Every stream that had not ended at this time (Unix seconds), or None.
+    """
+
+    text: str
+    recordings: frozenset[RecordingKey] = frozenset()
+    streams: frozenset[str] = frozenset()
+    live_since: float | None = None
+    _apps: frozenset[str] = field(default=frozenset(), repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_apps", frozenset(key.application_id for key in self.recordings))
+
+    @property
+    def open_ended(self) -> bool:
+        """Streams that do not exist yet may join."""
+        return self.live_since is not None
+
+    def _all_of(self, stream: Stream) -> bool:
+        if stream.id in self.streams:
+            return True
+        return (
+            self.live_since is not None
+            and stream.kind != "file"
+            and (stream.ended_at is None or stream.ended_at >= self.live_since)
+        )
+
+    def takes(self, stream: Stream) -> bool:
+        """Something of this stream is selected."""
+        if self._all_of(stream):
+            return True
+        return bool(self.recordings) and any(key in self.recordings for key in stream.recordings)
+
+    def whole(self, stream: Stream) -> bool:
+        """All of this stream is selected, as far as it is known by now."""
+        if self._all_of(stream):
+            return True
+        recordings = stream.recordings
+        return bool(recordings) and all(key in self.recordings for key in recordings)
+
+    def stores(self, stream: Stream) -> set[bytes] | None:
+        """The raw store ids that are selected of this stream; None is all of them."""
+        if self.whole(stream):
+            return None
+        return {
+            raw
+            for raw, store in stream.keys.items()
+            if (store.application_id in self._apps if store.kind == BLUEPRINT
+                else (store.application_id, store.recording_id) in self.recordings)
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """For the sinks' file."""
+        return {
+            "text": self.text,
+            "recordings": sorted(list(key) for key in self.recordings),
+            "streams": sorted(self.streams),
+            "live_since": self.live_since,
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Selection:
+        """The same again.
+
+        Raises:
+            KeyError, TypeError: it is damaged.
+        """
+        from daemon.hub import RecordingKey
+
+        return cls(
+            str(found["text"]),
+            frozenset(RecordingKey(app, recording) for app, recording in found["recordings"]),
+            frozenset(found["streams"]),
+            found["live_since"],
+        )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recording with all the streams that carry it, oldest first."""
+
+    key: RecordingKey
+    streams: tuple[Stream, ...]
+
+    @property
+    def live(self) -> bool:
+        """A stream of it has no complete log yet."""
+        return not all(stream.complete for stream in self.streams)
+
+    @property
+    def started_at(self) -> float:
+        """When the first of its streams was opened, Unix seconds."""
+        return min(stream.started_at for stream in self.streams)
+
+    @property
+    def newest_at(self) -> float:
+        """When the last of its streams was opened, Unix seconds."""
+        return max(stream.started_at for stream in self.streams)
+
+    @property
+    def ended_at(self) -> float | None:
+        """When the last of its streams ended; None while it is live."""
+        return None if self.live else max(stream.ended_at or 0.0 for stream in self.streams)
+
+    @property
+    def messages(self) -> int:
+        """Messages in all its streams."""
+        return sum(stream.recordings[self.key].messages for stream in self.streams)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of those, with frame headers."""
+        return sum(stream.recordings[self.key].bytes for stream in self.streams)
+
+    @property
+    def label(self) -> str:
+        """`app/recording`, for people."""
+        return f"{self.key.application_id or '?'}/{self.key.recording_id}"
+
+
+def recordings_of(streams: Iterable[Stream]) -> list[Recording]:
+    """All recordings in the spool, oldest first; files read in place are nobody's recordings."""
+    found: dict[RecordingKey, list[Stream]] = {}
+    for stream in streams:
+        if stream.kind != "file":
+            for key in stream.recordings:
+                found.setdefault(key, []).append(stream)
+    recordings = [Recording(key, tuple(carriers)) for key, carriers in found.items()]
+    return sorted(recordings, key=lambda recording: recording.newest_at)
+
+
+def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> Selection:
+    """What `terms` mean now.
+
+    Args:
+        terms: As users say them; files must have been opened as streams of kind `file` before.
+        streams: All streams by id.
+        now: Unix seconds.
+
+    Raises:
+        VerbError: nothing fits, or several recordings do.
+    """
+    if not terms:
+        raise VerbError("usage", "no recording was named", "say @live, @latest, @all or a recording's id")
+    recordings = recordings_of(streams.values())
+    keys: set[RecordingKey] = set()
+    ids: set[str] = set()
+    since: float | None = None
+    for term in terms:
+        if term == "@live":
+            since = now
+        elif term == "@latest":
+            if not recordings:
+                raise nothing_here()
+            keys.add(recordings[-1].key)
+        elif term == "@all":
+            if not recordings:
+                raise nothing_here()
+            keys |= {recording.key for recording in recordings}
+        elif term.startswith("@"):
+            raise VerbError("usage", f"unknown selector {term}", "there are @live, @latest and @all")
+        elif term.startswith((STREAM, FILE)):
+            name = term.removeprefix(STREAM)
+            if name not in streams:
+                raise VerbError("not-found", f"no such stream: {name}", "rrd status lists the streams")
+            ids.add(name)
+        else:
+            keys |= _named(term, recordings)
+    return Selection(" ".join(terms), frozenset(keys), frozenset(ids), since)
+
+
+def _named(term: str, recordings: Sequence[Recording]) -> set[RecordingKey]:
+    exact = {recording.key for recording in recordings if recording.key.recording_id == term}
+    if len(exact) == 1:
+        return exact
+    app = {recording.key for recording in recordings if recording.key.application_id == term}
+    if app and not exact:
+        return app
+    fits = exact or {
+        recording.key
+        for recording in recordings
+        if recording.key.recording_id.startswith(term)
+        or f"{recording.key.application_id}/{recording.key.recording_id}" == term
+    }
+    if len(fits) == 1:
+        return fits
+    if fits:
+        raise VerbError("ambiguous", f"{len(fits)} recordings are meant by {term}: {_names(fits)}",
+                        "write more of the recording's id, or application/recording")
+    raise VerbError("not-found", f"no recording, application or file is called {term}", _what_there_is(recordings))
+
+
+def default_recording(recordings: Sequence[Recording]) -> tuple[Recording, str]:
+    """What `save` takes when nothing was said: the one live recording, else the newest.
+
+    Returns:
+        The recording, and a sentence that says which it is.
+
+    Raises:
+        VerbError: there is none, or several are live.
+    """
+    live = [recording for recording in recordings if recording.live]
+    if len(live) > 1:
+        raise VerbError("ambiguous", f"{len(live)} recordings are live: {_names(r.key for r in live)}",
+                        "name one, or say @latest or @all")
+    if live:
+        return live[0], f"the live recording {live[0].label}"
+    if not recordings:
+        raise nothing_here()
+    return recordings[-1], f"the newest recording {recordings[-1].label}"
+
+
+def nothing_here() -> VerbError:
+    """There is no recording at all."""
+    return VerbError("not-found", "there is no recording yet",
+                     "log through rrd first: `import rrd; rrd.attach()` after rr.init(...)")
+
+
+def _names(keys: Iterable[RecordingKey]) -> str:
+    names = sorted(f"{key.application_id or '?'}/{key.recording_id}" for key in keys)
+    more = f" and {len(names) - MAX_CANDIDATES} more" if len(names) > MAX_CANDIDATES else ""
+    return ", ".join(names[:MAX_CANDIDATES]) + more
+
+
+def _what_there_is(recordings: Sequence[Recording]) -> str:
+    if not recordings:
+        return "there is no recording yet"
+    newest = ", ".join(recording.label for recording in recordings[: -MAX_CANDIDATES - 1 : -1])
+    return f"newest first there are: {newest}"

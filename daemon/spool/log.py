@@ -1,0 +1,175 @@
+"""One stream's log on disk: `<id>.rrd`, verbatim, and `<id>.json`, what is known of who wrote it.
+
+    spool/20261122-181503-4f2a.rrd      the stream's bytes as the SDK wrote them; an ordinary .rrd at any moment
+    spool/20261122-181503-4f2a.json     who, when, how it ended; and, once complete, a summary
+
+Rules: a live log only grows (the rest of its last frame is still in the pipe); an ended one may lose a cut last frame
+and gets a footer, once; the summary is a shortcut and believed only while the log's size is the one it was made for.
+Synchronous, no trio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SUFFIX = ".rrd"
+META_SUFFIX = ".json"
+META_VERSION = 1
+
+
+def new_stream_id(now: float) -> str:
+    """An id that sorts by time and needs no counter: `20261122-181503-4f2a91`.
+
+    Args:
+        now: Unix time in seconds.
+    """
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}-{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True)
+class Meta:
+    """What is known of a stream besides its bytes. Times are Unix seconds; `summary` is filled when it is complete."""
+
+    id: str
+    kind: str
+    application_id: str = ""
+    recording_id: str = ""
+    sdk: str = ""
+    pid: int | None = None
+    pid_started: float | None = None
+    program: str = ""
+    started_at: float = 0.0
+    ended_at: float | None = None
+    reason: str = ""
+    error: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, directory: Path) -> None:
+        """Write it beside the log, whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_atomically(directory / (self.id + META_SUFFIX), json.dumps({"version": META_VERSION, **asdict(self)}))
+
+    @classmethod
+    def load(cls, path: Path) -> Meta:
+        """Read it again; what a newer version added is ignored.
+
+        Raises:
+            OSError: it cannot be read.
+            ValueError: it is damaged.
+        """
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict) or not isinstance(found.get("id"), str):
+            raise ValueError(f"not a stream's description: {path}")  # noqa: TRY004 - one error for every damage
+        known = {name: found[name] for name in cls.__slots__ if name in found}
+        return cls(**known)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a small file so that a reader sees the old or the new one, never half of it.
+
+    Raises:
+        OSError: it cannot be written; the old one is still there.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Log:
+    """A log that is being written. One writer, any number of readers of `path` or `fd`.
+
+    Args:
+        path: The `.rrd` file; made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Not O_APPEND: splice(2) refuses it. The spool's directory is private; the mode is for hard links elsewhere.
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.size = os.lseek(self.fd, 0, os.SEEK_END)
+
+    def splice(self, source: int, count: int) -> int:
+        """Move up to `count` bytes from a pipe to the log's end without copying them; 0 is the end of the pipe.
+
+        Raises:
+            BlockingIOError: the pipe is empty.
+            OSError: EINVAL where splice cannot do it; ENOSPC and others: nothing has left the pipe.
+        """
+        moved = os.splice(source, self.fd, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        self.size += moved
+        return moved
+
+    def append(self, data: Sequence[bytes | memoryview]) -> int:
+        """Write buffers at the log's end: all of them, or none.
+
+        Returns:
+            The number of bytes written.
+
+        Raises:
+            OSError: they did not fit; the log is as it was.
+        """
+        wanted = sum(len(buffer) for buffer in data)
+        written = 0
+        try:
+            if len(data) <= os.sysconf("SC_IOV_MAX"):
+                written = os.writev(self.fd, data)
+            if written < wanted:
+                rest = memoryview(b"".join(data))[written:]
+                while rest:
+                    done = os.write(self.fd, rest)
+                    if done == 0:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    written += done
+                    rest = rest[done:]
+        except OSError:
+            os.ftruncate(self.fd, self.size)
+            os.lseek(self.fd, self.size, os.SEEK_SET)
+            raise
+        self.size += written
+        return written
+
+    def write_some(self, data: memoryview) -> int:
+        """Write what fits at the log's end.
+
+        Returns:
+            The number of bytes written, at least 1.
+
+        Raises:
+            OSError: nothing fitted.
+        """
+        written = os.write(self.fd, data)
+        self.size += written
+        return written
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def list_streams(directory: Path) -> list[str]:
+    """Ids of all logs in a spool, oldest first.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    return sorted(entry.name.removesuffix(SUFFIX) for entry in os.scandir(directory)
+                  if entry.name.endswith(SUFFIX) and not entry.name.startswith("."))
