@@ -152,10 +152,15 @@ class Feed:
         self._cursors: dict[str, Cursor] = {}
         self._from_now: dict[str, list[Frame]] = {}
         self._turn = 0
+        self._streams: list[Stream] = []
+        self._shape = -1
 
     def streams(self) -> list[Stream]:
         """The streams that the selection reads just now, oldest first."""
-        return [stream for stream in self.hub.streams.values() if self.selection.takes(stream)]
+        if self._shape != self.hub.shape:
+            self._shape = self.hub.shape
+            self._streams = [stream for stream in self.hub.streams.values() if self.selection.takes(stream)]
+        return self._streams
 
     async def next(self, max_bytes: int = 1 << 20) -> Batch | None:
         """The next frames, as soon as there are any.

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import trio
 
 from daemon.feed import Feed
-from daemon.selection import Selection
+from daemon.selection import FILE, Selection
 from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, list_streams, new_stream_id
 from daemon.spool.scanner import Frame, Scanner
 from daemon.wire.logmsg import BLUEPRINT, StoreId, parse_store_id, parse_store_info
@@ -199,6 +199,23 @@ class Stream:
         if info.version is not None:
             self.store_version = info.version
 
+    def read_through(self) -> None:
+        """Count all frames of a log that nobody writes.
+
+        Raises:
+            OSError: it cannot be read.
+            FormatError: not even its header is one.
+        """
+        scanner = Scanner(self.fd())
+        try:
+            self.note(scanner.frames(self.size))
+        except FormatError as error:
+            if scanner.header is None:
+                raise
+            self.meta.error = str(error)
+        self.header, self.committed, self.data_end = scanner.header, scanner.position, scanner.data_end
+        self.concatenated = scanner.headers > 1
+
     def summary(self) -> dict[str, Any]:
         """What is kept of a complete log, so that it need not be read again to be listed."""
         return {
@@ -245,6 +262,7 @@ class Hub:
         directory: The spool.
         streams: By id, oldest first.
         version: Grows with every change; `wait_change` waits for the next.
+        shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
         make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
     """
@@ -252,9 +270,11 @@ class Hub:
     directory: Path
     streams: dict[str, Stream] = field(default_factory=dict)
     version: int = 0
+    shape: int = 0
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    _shape_lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _to_finish_send: trio.MemorySendChannel[Stream] | None = None
 
     # -- changes -------------------------------------------------------------------------------------------------
@@ -275,6 +295,24 @@ class Hub:
         else:
             await trio.lowlevel.checkpoint()
         return self.version
+
+    def reshaped(self) -> None:
+        """The same, for a change that may alter what a selection takes."""
+        self.shape += 1
+        self._shape_lot.unpark_all()
+        self.changed()
+
+    async def wait_reshaped(self, seen: int) -> int:
+        """Wait until `shape` is not `seen` any more.
+
+        Returns:
+            The new shape.
+        """
+        if self.shape == seen:
+            await self._shape_lot.park()
+        else:
+            await trio.lowlevel.checkpoint()
+        return self.shape
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -318,7 +356,7 @@ class Hub:
         meta.save(self.directory)
         self._open_log(stream)
         self.streams[meta.id] = stream
-        self.changed()
+        self.reshaped()
         log.info("stream %s: %s opened by %s (pid %s)", meta.id, kind, program or "?", pid)
         return stream
 
@@ -343,6 +381,7 @@ class Hub:
         if scanner is None or file is None:
             return
         stream.size = file.size
+        known = len(stream.stores)
         try:
             if not stream.error:
                 stream.note(scanner.frames(file.size))
@@ -353,7 +392,10 @@ class Hub:
         stream.concatenated = scanner.headers > 1
         if (scanner.position, scanner.data_end) != (stream.committed, stream.data_end) or stream.error:
             stream.committed, stream.data_end = scanner.position, scanner.data_end
-            self.changed()
+            if len(stream.stores) != known:
+                self.reshaped()
+            else:
+                self.changed()
 
     def append(self, stream: Stream, frames: Iterable[tuple[int, Sequence[bytes | memoryview]]]) -> None:
         """Append whole frames, for an ingest that has them in hand.
@@ -430,7 +472,7 @@ class Hub:
         if self.on_end is not None:
             self.on_end(stream)
         self._save_meta(stream)
-        self.changed()
+        self.reshaped()
         if self._to_finish_send is not None:
             self._to_finish_send.send_nowait(stream)
 
@@ -439,6 +481,33 @@ class Hub:
             stream.meta.save(self.directory)
         except OSError as error:
             log.warning("cannot describe stream %s: %s", stream.id, error)
+
+    async def open_file(self, path: Path) -> Stream:
+        """Read a file in place, as if it were a complete stream.
+
+        Args:
+            path: Absolute.
+
+        Returns:
+            A stream of kind `file`, with id `file:PATH`.
+
+        Raises:
+            OSError: it cannot be read.
+            FormatError: it is no .rrd; a file that is only damaged further on is read up to the damage.
+        """
+        name = f"{FILE}{path}"
+        size, mtime = path.stat().st_size, path.stat().st_mtime
+        known = self.streams.get(name)
+        if known is not None and (known.size, known.started_at) == (size, mtime):
+            return known
+        meta = Meta(name, "file", started_at=mtime, ended_at=mtime, program=path.name)
+        stream = Stream(meta, path)
+        stream.size = size
+        await trio.to_thread.run_sync(stream.read_through)
+        stream.ended = stream.complete = True
+        self.streams[name] = stream
+        self.reshaped()
+        return stream
 
     def forget(self, stream: Stream) -> int:
         """Remove an ended stream's log.
@@ -458,7 +527,7 @@ class Hub:
                 continue
             except OSError as error:
                 log.warning("cannot remove %s: %s", path, error)
-        self.changed()
+        self.reshaped()
         return freed
 
     # -- completing ----------------------------------------------------------------------------------------------
@@ -484,7 +553,7 @@ class Hub:
             stream.close()
             stream.meta.summary = stream.summary()
             self._save_meta(stream)
-            self.changed()
+            self.reshaped()
 
     async def _complete(self, stream: Stream) -> None:
         """Give a log its footer, unless it has one, and put it on the disk.

@@ -76,6 +76,11 @@ class Scanner:
         """The last frame passed is an End (with its tail, if it has one)."""
         self._footer: tuple[int, int] | None = None
 
+    @property
+    def at_end(self) -> bool:
+        """The stream was ended properly: an End, with footer and tail or with neither, and nothing after it so far."""
+        return self.end_seen and self._footer is None
+
     def use(self, fd: int) -> None:
         """Read from another descriptor of the same log from now on."""
         self._fd = fd

@@ -6,7 +6,8 @@ peeks read the first bytes of a payload, so that nothing needs the whole of an i
 Source: rerun/log_msg/v1alpha1/log_msg.proto and common/v1alpha1/common.proto of Rerun; field numbers checked
 with SDK 0.23.4, 0.27.3, 0.31.4, 0.36.3 and 0.41.0:
 
-    SetStoreInfo{1: row_id, 2: StoreInfo{1: ApplicationId (gone from newer SDKs), 2: StoreId, 6: StoreVersion{1: crate_version_bits}}}
+    SetStoreInfo{1: row_id, 2: StoreInfo}
+    StoreInfo{1: ApplicationId (gone from newer SDKs), 2: StoreId, 6: StoreVersion{1: crate_version_bits}}
     ArrowMsg{1: StoreId, ..., 5: payload, 6: chunk_id, 7: is_static}
     BlueprintActivationCommand{1: StoreId, ...}
     StoreId{1: kind (1 recording, 2 blueprint), 2: recording_id, 3: ApplicationId{1: id} (from 0.25 on)}

@@ -90,7 +90,8 @@ def parse_header(data: bytes | memoryview, offset: int = 0) -> StreamHeader:
     header = StreamHeader((data[4], data[5], data[6], data[7]), data[8], data[9])
     if header.encoding != ENCODING_PROTOBUF:
         what = "MsgPack, written by Rerun 0.22 or older" if header.encoding == 1 else f"encoding {header.encoding}"
-        raise FormatError(f"an .rrd of version {header.version_text} in {what}: only Protobuf (0.23 and newer) is read,", offset)
+        message = f"an .rrd of version {header.version_text} in {what}: only Protobuf (0.23 and newer) is read,"
+        raise FormatError(message, offset)
     return header
 
 

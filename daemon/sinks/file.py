@@ -1,0 +1,443 @@
+"""A .rrd file as an output.
+
+    link    exactly one whole log, same file system: the file is the log (hard link); costs nothing
+    copy    exactly one whole log, elsewhere or --copy: the log's bytes; the file's size is the cursor
+    merge   anything else: one header, the selected frames of all logs, a footer of our own
+
+Rules: a file is whole frames and at most one cut last one at any moment; it is never overwritten unless that was said;
+what this sink wrote is known from the file (copy) or from cursors and size stored after each step (merge), so that
+a killed daemon goes on without losing or doubling a frame; when the recordings end, the file has its footer and is on
+disk. A file that somebody removed is not made again; one whose directory is away (an unplugged disk) is, when that is back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from daemon.feed import Batch, CursorState
+from daemon.hub import Hub, Stream, finish_file, fsync_path
+from daemon.selection import Selection
+from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
+from daemon.wire.rrd import HEADER_SIZE, StreamHeader
+
+STEP = 8 << 20
+"""Bytes copied at once: long enough to be fast, short enough to be stopped."""
+SMALL_RANGE = 16 << 10
+"""Runs of selected frames shorter than this on average are gathered in memory rather than copied one by one."""
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
+class FileSink(Sink):
+    """One file.
+
+    Args:
+        path: Absolute; claimed by `claim` before the sink runs.
+        copy: Never a hard link.
+    """
+
+    kind = "file"
+
+    def __init__(self, hub: Hub, selection: Selection, path: Path, *, copy: bool = False, id: str = "") -> None:  # noqa: A002
+        super().__init__(hub, selection, os.fspath(path), id=id)
+        self.path = path
+        self.copy = copy
+        self.mode = ""
+        self.size = 0
+        """Bytes of the target that are known to be right."""
+        self.inode = 0
+        """The target's inode: another one there is somebody else's file."""
+        self._cursors: dict[str, CursorState] = {}
+        self._delivered = 0
+        self._limiter = trio.CapacityLimiter(1)  # a hung disk hangs this sink only
+
+    # -- before it runs --------------------------------------------------------------------------------------------
+
+    def claim(self, *, force: bool) -> None:
+        """Make the target, so that whoever asked knows at once whether it can be.
+
+        Args:
+            force: Replace a file that is there.
+
+        Raises:
+            FileExistsError: it is there, and not to be replaced.
+            OSError: it cannot be made.
+        """
+        stream = self._only_stream()
+        if stream is not None and not self.copy and stream.kind != "file":
+            try:
+                self._link(stream, replace=force)
+            except OSError as error:
+                if error.errno not in NO_LINK:
+                    raise
+            else:
+                return
+        self._make_empty(replace=force)
+
+    def _link(self, stream: Stream, *, replace: bool) -> None:
+        if replace:
+            temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+            os.link(stream.path, temporary)
+            # rename(2) of two links to one file does nothing, and leaves both.
+            os.replace(temporary, self.path)
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+        else:
+            os.link(stream.path, self.path)
+        self.mode, self.inode = "link", self.path.stat().st_ino
+
+    def _make_empty(self, *, replace: bool) -> None:
+        if replace:
+            # The old file stays as it is for whoever has it open, and a hard link's other name keeps its bytes.
+            with contextlib.suppress(FileNotFoundError):
+                self.path.unlink()
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            self.inode = os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+        self.size = 0
+        self._cursors = {}
+        self.mode = "copy" if self._only_stream() is not None else "merge"
+
+    def options(self) -> dict[str, Any]:
+        """See Sink."""
+        return {"copy": self.copy, "mode": self.mode, "size": self.size, "inode": self.inode, "cursors": self._cursors}
+
+    @classmethod
+    def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
+                options: Mapping[str, Any]) -> FileSink:
+        """See Sink."""
+        sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), id=id)
+        sink.mode, sink.size, sink.inode = str(options["mode"]), int(options["size"]), int(options["inode"])
+        sink._cursors = {name: CursorState(*state) for name, state in options["cursors"].items()}
+        return sink
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    def _only_stream(self) -> Stream | None:
+        """The one stream that the file is, if it is one."""
+        streams = self.feed.streams()
+        if self.selection.open_ended or len(streams) != 1 or not self.selection.whole(streams[0]):
+            return None
+        return streams[0]
+
+    async def deliver(self) -> None:
+        """See Sink."""
+        self._check_target()
+        if self.mode != "merge":
+            stream = self._only_stream()
+            if stream is not None:
+                done = await (self._follow_link(stream) if self.mode == "link" else self._follow_copy(stream))
+                if done:
+                    return
+            await self._become_merge()
+        await self._follow_merge()
+
+    def _check_target(self) -> None:
+        """See that the target is still the file that was claimed.
+
+        Raises:
+            SinkRetry: its directory is away.
+            SinkFailed: it was removed or replaced.
+        """
+        try:
+            found = os.stat(self.path, follow_symlinks=False)
+        except FileNotFoundError:
+            if not self.path.parent.is_dir():
+                raise SinkRetry(f"directory is gone: {self.path.parent}") from None
+            if self.state == "retrying" and self.last_error.startswith("directory is gone"):
+                self.claim(force=False)
+                return
+            raise SinkFailed(f"file was removed by somebody: {self.path}") from None
+        if found.st_ino != self.inode and self.mode != "link":
+            raise SinkFailed(f"file was replaced by somebody: {self.path}")
+
+    async def _follow_link(self, stream: Stream) -> bool:
+        """Wait for the end of a log that is the file. False: the file must become something else."""
+        self.following()
+        while not stream.complete:
+            seen = self.hub.shape
+            if self._only_stream() is None:
+                return False
+            await self.hub.wait_reshaped(seen)
+        found = os.stat(self.path, follow_symlinks=False)
+        if found.st_ino != os.stat(stream.path).st_ino:
+            if found.st_ino != self.inode:
+                raise SinkFailed(f"file was replaced by somebody: {self.path}")
+            self._link(stream, replace=True)  # the log was written anew when it was completed
+        await self._thread(partial(fsync_path, self.path))
+        return True
+
+    async def _follow_copy(self, stream: Stream) -> bool:
+        """Copy one log's bytes as they come. False: the file must become a merge."""
+        generation = stream.generation
+        source = os.open(stream.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            target = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                size = min(os.fstat(target).st_size, stream.data_end)
+                os.ftruncate(target, size)
+                self.size = size
+                while True:
+                    seen = self.hub.version
+                    if stream.generation != generation:
+                        os.ftruncate(target, 0)
+                        raise SinkRetry("the log was written anew")
+                    if self._only_stream() is None:
+                        return False
+                    complete, messages = stream.complete, stream.messages
+                    end = stream.size if complete else stream.data_end
+                    while self.size < end:
+                        step = min(STEP, end - self.size)
+                        self.size += await self._thread(partial(copy_range, source, target, self.size, self.size, step))
+                        self.following()
+                    self._delivered = messages
+                    self.following()
+                    if complete:
+                        break
+                    self._check_target()
+                    await self.hub.wait_change(seen)
+                os.ftruncate(target, self.size)
+                await self._thread(partial(os.fsync, target))
+                return True
+            finally:
+                os.close(target)
+        finally:
+            os.close(source)
+
+    async def _become_merge(self) -> None:
+        """One log is not enough any more: begin anew as a merge, beside the old file, then take its place."""
+        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+        temporary.touch(exist_ok=False)
+        self.inode = temporary.stat().st_ino
+        self.mode, self.size, self._cursors = "merge", 0, {}
+        os.replace(temporary, self.path)
+        self.saved()
+        await trio.lowlevel.checkpoint()
+
+    async def _follow_merge(self) -> None:
+        target = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            os.ftruncate(target, self.size)
+            self.feed.seek(self._cursors)
+            while True:
+                seen = self.hub.version
+                batch = self.feed.next_nowait(STEP)
+                if batch is not None:
+                    self._write_header(target, batch.stream)
+                    self.size += await self._thread(partial(write_batch, batch, target, self.size))
+                    self._cursors = self.feed.cursors()
+                    self.saved()
+                    self.following()
+                    continue
+                self.following()
+                if self.feed.finished:
+                    break
+                self._check_target()
+                await self.hub.wait_change(seen)
+        finally:
+            os.close(target)
+        await self._finish(self.path)
+
+    def _write_header(self, target: int, stream: Stream) -> None:
+        """The newest version of all streams: a reader that knows it knows the older ones."""
+        if stream.header is None:
+            return
+        there = os.pread(target, HEADER_SIZE, 0)
+        if len(there) == HEADER_SIZE and tuple(there[4:7]) >= stream.header.version[:3]:
+            self.size = max(self.size, HEADER_SIZE)
+            return
+        os.pwrite(target, StreamHeader(stream.header.version, stream.header.compression, 2).encode(), 0)
+        self.size = max(self.size, HEADER_SIZE)
+
+    async def _finish(self, path: Path) -> None:
+        """Give a file its footer.
+
+        Raises:
+            SinkFailed: there is none to give.
+            OSError: it cannot be written.
+        """
+        if path.stat().st_size == 0:
+            return
+        result = await finish_file(path)
+        if result.get("problem"):
+            self.last_error = f"no footer: {result['problem']}"
+        await self._thread(partial(fsync_path, path))
+
+    async def detached(self) -> None:
+        """Complete the file with what it has: a link becomes a file of its own first."""
+        stream = self._only_stream() if self.mode == "link" else None
+        if stream is not None and not stream.complete:
+            temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+            end, self._delivered = stream.data_end, stream.messages
+            await self._thread(partial(copy_file, stream.path, temporary, end))
+            await self._finish(temporary)
+            os.replace(temporary, self.path)
+        elif self.mode != "link" and self.path.exists():
+            await self._finish(self.path)
+
+    async def durable(self) -> None:
+        """Wait until everything that is in the logs now is in the file, and that on disk.
+
+        Raises:
+            SinkFailed: it cannot get there: the sink has failed, or is being retried.
+        """
+        wanted = {stream.id: stream.data_end for stream in self.feed.streams()}
+        while not self._has(wanted):
+            if self.state in ("failed", "retrying"):
+                raise SinkFailed(f"{self.target}: {self.last_error}")
+            await self.hub.wait_change(self.hub.version)
+        await self._thread(partial(fsync_path, self.path))
+
+    def _has(self, wanted: Mapping[str, int]) -> bool:
+        if self.mode == "link" or self.state in ("complete", "detached"):
+            return True
+        if self.mode == "copy":
+            return self.size >= sum(wanted.values())
+        return all(self._cursors.get(name, CursorState()).position >= end for name, end in wanted.items())
+
+    # -- what is shown ---------------------------------------------------------------------------------------------
+
+    def lag(self) -> tuple[int, int]:
+        """See Sink."""
+        stream = self._only_stream()
+        if self.mode == "link" or stream is None:
+            return (0, 0) if self.mode == "link" else self.feed.lag()
+        return max(0, stream.messages - self._delivered), max(0, stream.data_end - self.size)
+
+    @property
+    def delivered_messages(self) -> int:
+        """See Sink."""
+        if self.mode == "merge":
+            return self.feed.delivered_messages
+        stream = self._only_stream()
+        return stream.messages if self.mode == "link" and stream is not None else self._delivered
+
+    def status(self) -> dict[str, Any]:
+        """See Sink; with `mode` and `bytes`."""
+        found = super().status()
+        found["mode"] = self.mode
+        try:
+            found["bytes"] = os.stat(self.path).st_size
+        except OSError as error:
+            found["bytes"] = 0
+            if self.mode == "link" and self.state == "following":
+                found["state"] = "failed"
+                found["last_error"] = f"{error.strerror}: {self.path}"
+        return found
+
+    def progress(self) -> dict[str, Any]:
+        """How far the file has come: bytes and messages, done and in all."""
+        messages, size = self.lag()
+        done = self.size if self.mode != "link" else sum(stream.size for stream in self.feed.streams())
+        return {"done_bytes": done, "total_bytes": done + size, "done_messages": self.delivered_messages,
+                "lag_messages": messages}
+
+    async def _thread(self, work: partial[Any]) -> Any:  # noqa: ANN401 - whatever `work` returns
+        return await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=False)
+
+
+def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
+    """Copy bytes from one file to another, in the kernel where it can.
+
+    Args:
+        at: Offset in `source`.
+        to: Offset in `target`.
+
+    Returns:
+        The number of bytes copied, at least 1.
+
+    Raises:
+        OSError: it cannot be read (EIO: the source is shorter) or written.
+    """
+    if hasattr(os, "copy_file_range"):
+        try:
+            done = os.copy_file_range(source, target, count, at, to)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise
+        else:
+            if done:
+                return done
+    data = os.pread(source, min(count, 1 << 20), at)
+    if not data:
+        raise OSError(errno.EIO, "log is shorter than it was")
+    return os.pwrite(target, data, to)
+
+
+def copy_file(source: Path, target: Path, size: int) -> None:
+    """Copy the first `size` bytes of a file to a new one.
+
+    Raises:
+        OSError: it cannot be done; `target` is gone again.
+    """
+    one = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        two = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            done = 0
+            while done < size:
+                done += copy_range(one, two, done, done, min(STEP, size - done))
+        except OSError:
+            target.unlink()
+            raise
+        finally:
+            os.close(two)
+    finally:
+        os.close(one)
+
+
+def write_batch(batch: Batch, target: int, at: int) -> int:
+    """Append a batch's frames to a file.
+
+    Args:
+        at: Where in the file.
+
+    Returns:
+        The bytes written.
+
+    Raises:
+        OSError: it cannot be read or written; a part may have been.
+    """
+    ranges, start = batch.ranges(), at
+    total = sum(length for _, length in ranges)
+    if total < SMALL_RANGE * len(ranges):
+        data = memoryview(batch.read())
+        while data:
+            written = os.pwrite(target, data, at)
+            at += written
+            data = data[written:]
+        return at - start
+    source = os.open(batch.stream.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for offset, length in ranges:
+            done = 0
+            while done < length:
+                done += copy_range(source, target, offset + done, at + done, length - done)
+            at += length
+    finally:
+        os.close(source)
+    return at - start
+
+
+def refuse_target(path: Path) -> str:
+    """Why a path can never be an output, or empty."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return ""
+    if stat.S_ISDIR(mode):
+        return f"is a directory: {path}"
+    if not stat.S_ISREG(mode):
+        return f"is not a regular file: {path}"
+    return ""
