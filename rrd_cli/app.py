@@ -1,0 +1,118 @@
+"""The `rrd` command: from the command line to a verb, and from what went wrong to two lines and an exit code.
+
+Rules: `main` is the only place that catches and prints. Exit codes: 0 done, 1 failed or refused, 2 usage, 3 no daemon,
+130 interrupted. Nothing of `daemon` is imported before `_check_installation` has seen that it is ours. Start-up time is
+a feature: a verb's module is imported when that verb is said, and typer's own error handling (which would import rich)
+is not used. typer 0.29 carries its own click, older ones use click's: neither is imported by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from rrd_cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OUR_DAEMON: Final = b'"""The rrd daemon:'
+"""How our daemon/__init__.py begins: PyPI's python-daemon installs files under the same name."""
+CLASH_HINT: Final = (
+    "give rrd an environment of its own: pipx install rrd-cli   (or: uv tool install rrd-cli); "
+    "or mend this one: pip uninstall python-daemon && pip install --force-reinstall --no-deps rrd-cli"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `rrd` with these arguments (by default sys.argv's) and return its exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _check_installation()
+        if args[:1] == ["_complete"]:  # at every press of Tab: typer would double its time
+            from rrd_cli.completions import complete
+
+            return complete(args[1:])
+        code = _run(args)
+        sys.stdout.flush()
+        return code
+    except CliError as failure:
+        return _report(failure.message, failure.hint, failure.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough. Python flushes stdout once more at exit: that must not fail.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+
+
+def _run(args: list[str]) -> int:
+    import typer
+
+    from daemon.wire.control import VerbError
+    from rrd_cli import tree
+
+    # BadParameter(UsageError(ClickException)), in typer's own click as in click itself.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[1]
+    command = tree.build()
+    try:
+        with command.make_context("rrd", args) as context:
+            command.invoke(context)
+        return OK
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return INTERRUPTED  # Ctrl-C or Ctrl-D at a question
+    except VerbError as error:
+        return _report(error.message, error.hint, USAGE if error.code == "usage" else FAILED)
+    except usage_error as error:
+        return _usage(error)
+
+
+def _usage(error: Any) -> int:  # noqa: ANN401 - click's UsageError, of whichever click
+    context = getattr(error, "ctx", None)
+    message = error.format_message() if hasattr(error, "format_message") else str(error)
+    message = message.strip().rstrip(".")
+    path = context.command_path if context is not None else "rrd"
+    return _report(message[:1].lower() + message[1:], f"{path} --help", USAGE)
+
+
+def _report(message: str, hint: str, code: int) -> int:
+    from rrd_cli.render import clean, styled
+
+    lines = [("error", "bad", message)] + ([("hint", "dim", hint)] if hint else [])
+    for label, style, text in lines:
+        _say(styled(f"{label}:", style, sys.stderr) + " " + clean(text), sys.stderr)
+    return code
+
+
+def _say(line: str, stream: TextIO) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody listens; the exit code still tells
+        print(line, file=stream, flush=True)
+
+
+def _check_installation() -> None:
+    """See that the package `daemon` is ours, without importing it: another one's could do anything.
+
+    Raises:
+        CliError: it is not; with what to do about it.
+    """
+    spec = importlib.util.find_spec("daemon")
+    origin = spec.origin if spec is not None else None
+    if origin is None:
+        raise CliError("rrd's own package `daemon` is missing: this installation is damaged", CLASH_HINT)
+    try:
+        with open(origin, "rb") as file:
+            ours = file.read(len(OUR_DAEMON)) == OUR_DAEMON
+    except OSError as error:
+        raise CliError(f"cannot read {origin}: {error.strerror}", "reinstall rrd-cli") from error
+    if ours and (Path(origin).parent / "wire" / "control.py").is_file():
+        return
+    if Path(origin).name != "__init__.py":
+        raise CliError(f"a file in the way of rrd's own package `daemon`: {origin}", "say it from another directory")
+    where = Path(origin).parent
+    raise CliError(f"the package `daemon` here is not rrd's but another one's (python-daemon?): {where}", CLASH_HINT)

@@ -1,0 +1,167 @@
+"""`rrd daemon ...`: the service itself. It starts by itself; these are for when you want a say in it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon import paths
+from rrd_cli import render, start
+from rrd_cli.client import Client
+from rrd_cli.errors import CliError, NoDaemonError
+from rrd_cli.tree import examples
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+STOP_DEADLINE = 15.0
+"""Seconds a daemon has to finish its files and be gone."""
+POLL = 0.05
+LOG_POLL = 0.25
+LOG_BLOCK = 1 << 16
+
+app = typer.Typer(
+    name="daemon",
+    help="Start, stop and look after the daemon. It starts by itself whenever a verb or a program needs it.",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    subcommand_metavar="VERB ...",
+)
+
+
+@app.command("start", epilog=examples("rrd daemon start"))
+def start_() -> None:
+    """Start the daemon, if it is not running."""
+    running = _running()
+    with Client() as client:
+        client.connect()
+        said = "is already running" if running else "started"
+        render.print_lines([f"the daemon {said}: rrd {client.daemon_version}, pid {client.daemon_pid}"])
+
+
+@app.command(epilog=examples("rrd daemon stop\nrrd daemon stop --force     even if programs are logging"))
+def stop(
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if programs are logging: what they log from then on waits or is lost.")
+    ] = False,
+) -> None:
+    """Stop the daemon, after all files are complete. Refused while programs are logging, unless --force."""
+    with Client(may_start=False) as client:
+        try:
+            client.connect()
+        except NoDaemonError:
+            if _running():
+                raise
+            render.print_lines(["no daemon is running"])
+            return
+        pid = client.daemon_pid
+        client.call("stop", {"force": force})
+    _wait_gone()
+    render.print_lines([f"the daemon stopped (pid {pid})"])
+
+
+@app.command(epilog=examples("rrd daemon restart"))
+def restart() -> None:
+    """Restart the daemon, for instance after an upgrade. Programs go on logging, nothing is lost."""
+    if not _running():
+        start_()
+        return
+    with Client() as client:
+        client.connect()
+        before = client.daemon_pid
+        client.call("restart", {})
+        client.close()
+        deadline = time.monotonic() + STOP_DEADLINE
+        while True:
+            client.connect()
+            if client.daemon_pid != before:
+                break
+            client.close()
+            if time.monotonic() > deadline:
+                raise CliError(f"the daemon (pid {before}) was told to restart but goes on", "rrd daemon logs")
+            time.sleep(POLL)
+        render.print_lines([f"the daemon restarted: rrd {client.daemon_version}, pid {client.daemon_pid}"])
+
+
+@app.command(epilog=examples("rrd daemon status && echo running"))
+def status() -> None:
+    """Tell whether the daemon is running, without starting it. Exit code 3: it is not."""
+    with Client(may_start=False) as client:
+        client.connect()
+        render.print_lines([f"running: rrd {client.daemon_version}, pid {client.daemon_pid}"])
+
+
+@app.command(epilog=examples("rrd daemon logs\nrrd daemon logs -f\nrrd daemon logs -n 200"))
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    count: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 50,
+) -> None:
+    """Show what the daemon wrote to its log."""
+    path = paths.daemon_log_path()
+    try:
+        log = open(path, "rb")  # noqa: SIM115 - closed below, after an error that names it
+    except FileNotFoundError as error:
+        raise CliError(f"there is no log yet: {path}", "under systemd: journalctl --user -u rrd") from error
+    except OSError as error:
+        raise CliError(f"cannot read the log: {error.strerror}: {path}") from error
+    with log:
+        _write(last_lines(log, count))
+        while follow:
+            data = log.read(LOG_BLOCK)
+            if data:
+                _write(data)
+                continue
+            if log.tell() > os.fstat(log.fileno()).st_size:
+                log.seek(0)  # somebody emptied it
+            time.sleep(LOG_POLL)
+
+
+def last_lines(log: BinaryIO, count: int) -> bytes:
+    """The last lines of a file, which is left standing at its end.
+
+    Args:
+        log: Seekable.
+        count: How many.
+    """
+    position = log.seek(0, os.SEEK_END)
+    tail = b""
+    while position and tail.count(b"\n") <= count:
+        step = min(LOG_BLOCK, position)
+        position -= step
+        log.seek(position)
+        tail = log.read(step) + tail
+    log.seek(0, os.SEEK_END)
+    return b"".join(tail.splitlines(keepends=True)[-count:]) if count else b""
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _running() -> bool:
+    """Somebody listens on the socket."""
+    try:
+        start.connect().close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    return True
+
+
+def _wait_gone() -> None:
+    deadline = time.monotonic() + STOP_DEADLINE
+    while _running():
+        if time.monotonic() > deadline:
+            raise CliError(f"the daemon is still there after {STOP_DEADLINE:.0f} s", "rrd daemon logs")
+        time.sleep(POLL)
+
+
+def commands() -> dict[str, Any]:
+    """The verbs of the group, for completions."""
+    return {"start": start_, "stop": stop, "restart": restart, "status": status, "logs": logs}

@@ -1,0 +1,81 @@
+"""`rrd forget`: drop recordings that have ended from the daemon's spool."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from rrd_cli import render
+from rrd_cli.client import Client
+from rrd_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXAMPLES = """
+rrd forget 5f0c2a1b                  one recording, by how its id begins
+rrd forget --older-than 7d
+rrd forget --ended --dry-run         only show what it would free
+"""
+
+UNITS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def run(
+    recording: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECORDING", help="Recordings or applications, as in rrd ls.", show_default=False),
+    ] = None,
+    ended: Annotated[bool, typer.Option("--ended", help="All that have ended.")] = False,
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="AGE", help="All that ended so long ago: 30min, 12h, 7d, 2w.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be freed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings, bytes.")] = False,
+) -> None:
+    """Drop ended recordings from the spool. Files saved from them stay; live recordings are never dropped."""
+    if sum((bool(recording), ended, older_than is not None)) != 1:
+        raise UsageError("name recordings, or say --ended or --older-than AGE", "rrd ls lists them")
+    args: dict[str, Any] = {}
+    if recording:
+        args["source"] = list(recording)
+    elif ended:
+        args["ended"] = True
+    elif older_than is not None:
+        args["older_than_s"] = seconds(older_than)
+    with Client() as client:
+        ask = not (yes or dry_run or json) and sys.stdin.isatty()
+        answer = client.call("forget", args | {"dry_run": dry_run or ask})
+        if ask and answer.get("recordings"):
+            if not typer.confirm(f"{sentence(answer, 'Forget')}?", err=True):
+                render.print_lines(["nothing was forgotten"])
+                return
+            answer = client.call("forget", args | {"dry_run": False})
+    if json:
+        render.print_lines([render.as_json(answer)])
+    else:
+        render.print_lines([sentence(answer, "would forget" if dry_run else "forgot")])
+
+
+def sentence(answer: Mapping[str, Any], verb: str) -> str:
+    """`forgot 3 recordings, 1.2 GB`"""
+    count = int(answer.get("recordings") or 0)
+    if not count:
+        return "nothing to forget"
+    return f"{verb} {render.plural(count, 'recording')}, {render.size(answer.get('bytes'))}"
+
+
+def seconds(text: str) -> float:
+    """An age as people write it, in seconds.
+
+    Raises:
+        UsageError: it is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in UNITS:
+        raise UsageError(f"not an age: {text}", f"a number and a unit ({', '.join(UNITS)}): 7d")
+    return float(found[1]) * UNITS[found[2]]

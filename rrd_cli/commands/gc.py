@@ -1,0 +1,34 @@
+"""`rrd gc`: apply the spool's retention limits now."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rrd_cli import render
+from rrd_cli.client import Client
+from rrd_cli.commands.forget import sentence
+
+EXAMPLES = """
+rrd gc --dry-run
+rrd gc
+"""
+
+
+def run(
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be freed.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings, bytes.")] = False,
+) -> None:
+    """Apply retention now: drop the oldest ended recordings until the spool is within its limits.
+
+    The daemon does this by itself; this is for when you cannot wait.
+    """
+    with Client() as client:
+        answer = client.call("gc", {"dry_run": dry_run})
+    if json:
+        render.print_lines([render.as_json(answer)])
+    elif not answer.get("recordings"):
+        render.print_lines(["the spool is within its limits"])
+    else:
+        render.print_lines([sentence(answer, "would drop" if dry_run else "dropped")])

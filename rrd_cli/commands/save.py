@@ -1,0 +1,133 @@
+"""`rrd save`: write recordings to a file, from their beginning and until they end."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.wire.control import VerbError
+from rrd_cli import render, sources
+from rrd_cli.client import Client
+from rrd_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXAMPLES = """
+rrd save run.rrd                     the one live recording, else the newest
+rrd save run.rrd my_app --wait       return when the file is complete
+rrd save all.rrd @all                everything there is, as one file
+rrd save merged.rrd a.rrd b.rrd      files into one
+python prog.py --stdout | rrd save run.rrd -
+"""
+
+STATUS_POLL = 0.2
+"""Seconds between two looks at a sink that outlived the daemon it was asked of."""
+
+
+def run(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="File to write.", show_default=False)],
+    source: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SOURCE",
+            help="@live, @latest, @all, an application, a recording (or how its id begins), .rrd files, or - for "
+            "standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")] = False,
+    copy: Annotated[
+        bool, typer.Option("--copy", help="An independent file, never a hard link to the daemon's log.")
+    ] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when the file is complete.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: sink, chose, complete.")] = False,
+) -> None:
+    """Write recordings to a file: all since they began, and on until they end.
+
+    An ended recording is complete when this returns. A live one is written on by the daemon, whether you wait for it
+    or not; `rrd detach` stops that.
+    """
+    path = sources.target(out)
+    words = sources.resolve(source or ())
+    args: dict[str, Any] = {"path": path, "force": force, "copy": copy, "wait": wait}
+    with Client() as client, render.Progress(f"saving {os.path.basename(path)}") as progress:
+        if words == [sources.STDIN]:
+            answer = _save_stdin(client, args, progress)
+        else:
+            answer = _save(client, args | ({"source": words} if words else {}), progress)
+    if json:
+        render.print_lines([render.as_json(answer)])
+    else:
+        render.print_lines(lines(answer, out))
+
+
+def lines(answer: Mapping[str, Any], out: str) -> list[str]:
+    """What was done, in a sentence or two."""
+    chose = render.clean(answer.get("chose") or "it")
+    if answer.get("complete"):
+        return [f"saved {chose} to {render.clean(out)}"]
+    sink = answer.get("sink") or {}
+    return [
+        f"saving {chose} to {render.clean(out)}, until it ends",
+        f"to stop before: rrd detach {render.clean(sink.get('id', '--all'))}",
+    ]
+
+
+def _save(client: Client, args: dict[str, Any], progress: render.Progress) -> dict[str, Any]:
+    client.connect()
+    before = client.connections
+    try:
+        return client.call("save", args, timeout=None, repeat=True, on_progress=progress.from_message)
+    except VerbError as error:
+        if error.code != "exists" or client.connections == before:
+            raise
+        # Said again to a daemon that came back, and the file is there: it is the sink of the first time.
+        return _join(client, args, error)
+
+
+def _join(client: Client, args: Mapping[str, Any], refused: VerbError) -> dict[str, Any]:
+    """Take over a sink that an earlier saying of the same request made.
+
+    Raises:
+        VerbError: there is none: `refused` was meant.
+        CliError: the sink failed.
+    """
+    seen: Mapping[str, Any] | None = None
+    while True:
+        sinks = client.call("status").get("sinks") or ()
+        sink = next((found for found in sinks if found.get("target") == args["path"]), None)
+        if sink is None:
+            if seen is None:
+                raise refused
+            return {"sink": seen, "chose": seen.get("source") or "it", "complete": True}
+        seen = sink
+        if sink.get("state") == "failed":
+            raise CliError(f"saving failed: {sink.get('last_error')}: {args['path']}", "rrd status")
+        done = sink.get("state") == "complete"
+        if done or not args["wait"]:
+            return {"sink": sink, "chose": sink.get("source") or "it", "complete": done}
+        time.sleep(STATUS_POLL)
+
+
+def _save_stdin(client: Client, args: dict[str, Any], progress: render.Progress) -> dict[str, Any]:
+    """Hand standard input to the daemon and stay until all of it is in the file."""
+    with sources.stdin_pipe() as pipe:
+        stream = open_stdin(client, pipe)
+        answer = _save(client, args | {"stream": stream, "wait": True}, progress)
+        return answer | {"chose": "standard input"}
+
+
+def open_stdin(client: Client, pipe: int) -> str:
+    """Give the daemon a pipe as a stream of its own; returns the stream's id.
+
+    Raises:
+        VerbError: it does not take it.
+        CliError: it died while taking it.
+    """
+    args = {"kind": "stdin", "application_id": "", "recording_id": "", "sdk": "", "pid": os.getpid()}
+    answer = client.call("open", args | {"program": "stdin"}, fds=[pipe], repeat=False)
+    return str(answer["stream"])
