@@ -1,0 +1,156 @@
+"""The command as a whole: exit codes, errors, help, start-up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import daemon
+from daemon.wire.control import VerbError
+from rrd_cli import app, tree
+from rrd_cli.commands import VERBS
+
+PYTHON = [sys.executable, "-m", "rrd_cli"]
+
+
+def raiser(error):
+    def handler(call):
+        raise error
+
+    return handler
+
+
+@pytest.mark.parametrize(("code", "status"), [("usage", 2), ("failed", 1), ("not-found", 1), ("refused", 1)])
+def test_what_the_daemon_refuses(fake, rrd, code, status):
+    fake.on("ls", raiser(VerbError(code, "the reason", "the way out")))
+    assert rrd("ls") == (status, "", "error: the reason\nhint: the way out\n")
+
+
+def test_no_hint_no_line(fake, rrd):
+    fake.on("ls", raiser(VerbError("failed", "the reason")))
+    assert rrd("ls") == (1, "", "error: the reason\n")
+
+
+def test_an_error_cannot_command_the_terminal(fake, rrd):
+    fake.on("ls", raiser(VerbError("failed", "bad \x1b]0;title\x07 name")))
+    assert rrd("ls") == (1, "", "error: bad \\x1b]0;title\\x07 name\n")
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        (["sav"], "error: no such command 'sav'"),
+        (["save"], "error: missing argument 'OUT'\nhint: rrd save --help\n"),
+        (["ls", "--jsn"], "error: no such option: --jsn"),
+        (["detach"], "error: name the outputs to detach, or say --all\n"),
+        (["daemon", "fly"], "error: no such command 'fly'"),
+        (["daemon", "logs", "-n", "x"], "error: invalid value"),
+    ],
+)
+def test_usage(private, rrd, args, error):
+    code, out, err = rrd(*args)
+    assert (code, out) == (2, "")
+    assert err.startswith(error)
+    assert err.count("\n") == 2
+
+
+def test_no_daemon(private, rrd, monkeypatch):
+    from rrd_cli import start
+
+    monkeypatch.setattr(start, "keeper_command", lambda: [sys.executable, "-c", "raise SystemExit('no room')"])
+    code, out, err = rrd("ls")
+    assert (code, out) == (3, "")
+    assert err.startswith("error: the daemon ended as it started (exit status 1): no room\nhint: rrd daemon logs")
+
+
+def test_interrupted(fake, rrd):
+    fake.on("ls", lambda call: os.kill(os.getpid(), 2) or {})
+    assert rrd("ls")[0] == 130
+
+
+def test_version(rrd):
+    assert rrd("--version") == (0, f"rrd {daemon.__version__}\n", "")
+
+
+def test_help_lists_every_verb(rrd):
+    code, out, _ = rrd("--help")
+    assert code == 0
+    for verb in VERBS:
+        assert f"\n  {verb} " in out
+    assert rrd() == (0, out, "")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_with_an_example(rrd, verb):
+    code, out, _ = rrd(verb, "--help")
+    assert code == 0
+    commands = [verb]
+    if "\nCommands:\n" in out:
+        commands = [f"{verb} {sub}" for sub in tree.load(verb).commands]
+    for command in commands:
+        code, out, _ = rrd(*command.split(), "--help")
+        assert code == 0
+        assert "Examples:\n" in out
+        assert f"rrd {command}" in out.split("Examples:")[1]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_stands_in_the_readme(verb):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    assert f"rrd {verb}" in readme
+
+
+def test_a_closed_pipe_is_quiet(fake):
+    fake.on("ls", {"recordings": [{"recording_id": "x" * 100, "state": "live"}] * 5000})
+    process = subprocess.Popen([*PYTHON, "ls", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(20) == 0
+
+
+class TestInstallation:
+    """Another distribution installs a package `daemon`, too."""
+
+    def run(self, directory):
+        env = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+        code = "import sys; from rrd_cli.app import main; sys.exit(main(['--version']))"
+        return subprocess.run([sys.executable, "-S", "-P", "-c", code], env=env, capture_output=True, text=True, check=False)
+
+    @pytest.fixture
+    def site(self, tmp_path):
+        """A directory as pip would fill it, without the package `daemon`."""
+        shutil.copytree(Path(app.__file__).parent, tmp_path / "rrd_cli", ignore=shutil.ignore_patterns("__pycache__"))
+        return tmp_path
+
+    def test_python_daemon_is_named(self, site):
+        (site / "daemon").mkdir()
+        (site / "daemon" / "__init__.py").write_text("raise ImportError('must not be imported')")
+        found = self.run(site)
+        assert found.returncode == 1
+        assert found.stderr.startswith("error: the package `daemon` here is not rrd's but another one's")
+        assert "pipx install rrd-cli" in found.stderr
+
+    def test_both_installed_into_one_directory(self, site):
+        shutil.copytree(Path(daemon.__file__).parent, site / "daemon", ignore=shutil.ignore_patterns("__pycache__"))
+        (site / "daemon" / "__init__.py").write_text("from daemon.daemon import DaemonContext")
+        assert "python-daemon?" in self.run(site).stderr
+
+    def test_what_python_daemon_leaves_behind(self, site):
+        (site / "daemon" / "wire").mkdir(parents=True)
+        found = self.run(site)
+        assert found.returncode == 1
+        assert "damaged" in found.stderr
+
+    def test_a_script_of_that_name(self, site):
+        (site / "daemon.py").write_text("raise ImportError('must not be imported')")
+        assert "a file in the way" in self.run(site).stderr
+
+    def test_ours_is_ours(self):
+        app._check_installation()
