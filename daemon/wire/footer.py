@@ -1,0 +1,750 @@
+"""The footer of an .rrd: an index of its chunks, built from the frames as they pass. Sans-IO.
+
+    End frame  = header · RrdFooter{1: RrdManifest}*        then the tail (daemon/wire/rrd.py)
+    RrdManifest{1: StoreId, 2: Schema{1: IPC schema · EOS}, 3: sha256 of that schema, 4: DataframePart}
+    DataframePart{1: encoder (1: IPC), 2: data, 3: compression (2: LZ4), 4: uncompressed size}
+
+One manifest per store that has a chunk. Its dataframe has a row a chunk, in the order of the file, and these columns:
+
+    chunk_entity_path · chunk_id · chunk_is_static · chunk_num_rows · chunk_byte_offset · _size · _size_uncompressed
+    <component>:has_static_data                 of every descriptor, sorted
+    <timeline>:start, :end                      of every timeline, sorted
+    <timeline>:<component>:start, :end, :num_rows       of every pair that occurs, sorted
+
+Rules:
+- Equal, field by field, to what Rerun's own encoder writes for the same frames; or none at all. Never a partial one:
+  readers believe a footer, and show nothing of a chunk that is not in it.
+- About 100 bytes are held for a chunk. The dataframe is dense, chunks times columns; above MAX_CELLS there is none.
+- A chunk costs microseconds: its schema is recognised by its bytes, counts come from the record batch's header, and
+  only times and validity bitmaps are read (daemon/wire/chunk.py).
+- A damaged chunk raises and leaves the builder as it was.
+
+Source: re_log_encoding/src/rrd/footer/builders.rs, raw_rrd_manifest.rs and rrd/encoder.rs, re_chunk/src/chunk.rs and
+re_sorbet/src/schema_builder.rs of Rerun 0.36; compared with the footers that SDK 0.36 and 0.41 write.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import lz4.block
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from daemon.wire.arrow_schema import EOS, UnsupportedTypeError, sorted_schema_message
+from daemon.wire.chunk import BadChunkError, Buffer, Ipc, NeedMore, parse_arrow_msg, parse_record_batch, schema_end
+from daemon.wire.logmsg import BLUEPRINT, StoreId, parse_store_id, parse_store_info
+from daemon.wire.protobuf import fields, length_delimited, varint_field
+from daemon.wire.rrd import FOOTER_CRC_SEED, FRAME_HEADER_SIZE, Kind, Tail, frame_header
+from daemon.wire.sorbet import (
+    CLEAR_IS_RECURSIVE,
+    UNVERSIONED,
+    ChunkSchema,
+    Descriptor,
+    UnsupportedChunkError,
+    column_name,
+    parse_chunk_schema,
+)
+
+MAX_CELLS = 50_000_000
+"""Cells of all dataframes together: 400 MB of numbers, which every reader would have to hold as well."""
+
+STATIC = -(2**63)
+"""The time of what has none; null in the dataframe."""
+TIME_MIN = STATIC + 1
+TIME_MAX = 2**63 - 1
+
+LOG_TIME = "log_time"
+"""Timeline that the SDK itself adds: nanoseconds since 1970."""
+
+_qq = struct.Struct("<qq").unpack_from
+_q = struct.Struct("<q").unpack_from
+
+Range = tuple[int, int]
+
+_ROW_ID = pa.field(
+    "rerun.controls.RowId",
+    pa.binary(16),
+    nullable=False,
+    metadata={
+        "rerun:kind": "control",
+        "ARROW:extension:name": "rerun.datatypes.TUID",
+        "ARROW:extension:metadata": '{"namespace":"row"}',
+    },
+)
+
+_PART_IPC, _PART_LZ4, _PART_PLAIN = 1, 2, 1
+_LZ4_LIMIT = 0x7E000000
+"""LZ4_MAX_INPUT_SIZE."""
+
+
+class NoFooterError(Exception):
+    """No footer can be made for these frames. The message says why, in a sentence that goes on after "no footer: "."""
+
+
+def footer_is_trustworthy(version: Sequence[int], kinds: set[int]) -> bool:
+    """Whether a footer that an SDK wrote may be believed.
+
+    Args:
+        version: The SDK's (major, minor, patch).
+        kinds: Kinds of the stores in the file (daemon.wire.logmsg.RECORDING, BLUEPRINT).
+
+    Returns:
+        False for SDK 0.28.2 to 0.31.4 where a recording and a blueprint share a file: those are wrong (measured).
+    """
+    return not ((0, 28, 0) <= tuple(version[:3]) < (0, 32, 0) and BLUEPRINT in kinds and len(kinds) > 1)
+
+
+# -- collecting --------------------------------------------------------------------------------------------------------
+
+
+class _Sparse(NamedTuple):
+    """A component of one chunk that is not there in every row: in how many it is, and its range on each timeline."""
+
+    rows: int
+    ranges: tuple[Range, ...]
+
+
+class _Template:
+    """Chunks that have the same schema: nearly all chunks of an entity. What differs is held in arrays."""
+
+    __slots__ = ("arrow", "empty", "ends", "log_time", "rows", "schema", "sparse", "starts")
+
+    def __init__(self, arrow: pa.Schema, schema: ChunkSchema) -> None:
+        self.arrow = arrow
+        self.schema = schema
+        self.rows = array("I")
+        """Their rows in the store's dataframe."""
+        self.starts = [array("q") for _ in schema.times]
+        self.ends = [array("q") for _ in schema.times]
+        self.sparse: list[tuple[int, dict[int, _Sparse]]] = []
+        """Index in `rows`, and the components that are sparse there."""
+        self.empty = [True] * len(schema.components)
+        """No chunk has had a value of that component so far."""
+        names = [time.name for time in schema.times]
+        self.log_time = names.index(LOG_TIME) if LOG_TIME in names else -1
+
+
+class _Store:
+    """One manifest under construction."""
+
+    __slots__ = ("columns", "ids", "offsets", "raw_id", "row_counts", "seen", "sizes", "templates", "uncompressed")
+
+    def __init__(self, raw_id: bytes) -> None:
+        self.raw_id = raw_id
+        self.templates: list[_Template] = []
+        self.ids = bytearray()
+        self.offsets, self.sizes, self.uncompressed, self.row_counts = array("Q"), array("Q"), array("Q"), array("Q")
+        self.seen: set[Any] = set()
+        self.columns = 7
+
+    def more_columns(self, schema: ChunkSchema) -> int:
+        """How many columns the dataframe gets in addition when a chunk of this schema comes in."""
+        names: set[Any] = set()
+        more = 0
+        for component in schema.components:
+            names.add(component.descriptor)
+        for time in schema.times:
+            names.add(time.name)
+            names.update((time.name, component.descriptor) for component in schema.components)
+        for name in names - self.seen:
+            more += 1 if isinstance(name, Descriptor) else 2 if isinstance(name, str) else 3
+        self.seen |= names
+        return more
+
+
+@dataclass(slots=True)
+class StoreSummary:
+    """What the chunks of one store add up to. Ranges are nanoseconds, or numbers on a sequence timeline."""
+
+    store: StoreId
+    chunks: int
+    rows: int
+    bytes: int
+    uncompressed_bytes: int
+    entities: dict[str, int] = field(default_factory=dict)
+    """Entity path to number of rows."""
+    static_chunks: int = 0
+    timelines: dict[str, tuple[str, int, int]] = field(default_factory=dict)
+    """Name to (Arrow type, start, end)."""
+
+
+_VARIABLE_VALUES = (b"rerun:id", b"rerun.id")
+_VARIABLE_PREFIXES = (b"rerun:timestamp_", b"rerun:heap_size_bytes", b"rerun.heap_size_bytes")
+
+
+class FooterBuilder:
+    """Collects chunks and makes their footer.
+
+        builder = FooterBuilder()
+        builder.add_store_info(payload)                 # of every SetStoreInfo frame
+        builder.add(payload, payload_offset)            # of every ArrowMsg frame
+        file.write(builder.finish(end_of_the_last_frame))
+
+    Args:
+        max_cells: See MAX_CELLS.
+    """
+
+    def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
+        self.problem = ""
+        """Why there will be no footer; empty as long as there can be one."""
+        self._max_cells = max_cells
+        self._cells = 0
+        self._is_over = False
+        self._stores: dict[StoreId, _Store] = {}
+        self._by_raw_id: dict[bytes, _Store] = {}
+        self._applications: dict[tuple[int, str], str] = {}
+        self._templates: dict[tuple[bytes, ...], _Template] = {}
+        self._layouts: dict[int, list[_Layout]] = {}
+        self._last: _Template | None = None
+
+    @property
+    def chunks(self) -> int:
+        """Chunks taken so far."""
+        return sum(len(store.offsets) for store in self._stores.values())
+
+    @property
+    def log_time(self) -> Range | None:
+        """First and last log time of the chunk that was taken last, in nanoseconds since 1970; None if it has none."""
+        last = self._last
+        if last is None or last.log_time < 0 or self._is_over:
+            return None
+        return last.starts[last.log_time][-1], last.ends[last.log_time][-1]
+
+    def add_store_info(self, payload: Buffer) -> None:
+        """Take note of a SetStoreInfo frame: chunks of SDK 0.23 and 0.24 do not name their application themselves.
+
+        Raises:
+            BadChunkError: it is damaged.
+        """
+        try:
+            store = parse_store_info(payload).store
+        except ValueError as error:
+            raise BadChunkError(f"a damaged store info: {error}") from None
+        if store.application_id:
+            self._applications[store.kind, store.recording_id] = store.application_id
+
+    def add(self, payload: Buffer, offset: int, *, size: int | None = None, check: bool = False) -> None:
+        """Take the next ArrowMsg frame.
+
+        Args:
+            payload: The frame without its 16-byte header.
+            offset: Where in the file that payload starts.
+            size: Its length, where `payload` is only a beginning of it.
+            check: Decode it completely, so that damage is found wherever it can be.
+
+        Raises:
+            BadChunkError: it is damaged; as if it had not been given.
+            NeedMore: `payload` must be longer; as if it had not been given.
+        """
+        try:
+            self._add(payload, offset, len(payload) if size is None else size, check)
+        except UnsupportedChunkError as error:
+            self.problem = self.problem or f"there is {error}"
+        except (IndexError, struct.error, KeyError, OverflowError, OSError, pa.ArrowException) as error:
+            raise BadChunkError(f"damaged ({(str(error).splitlines() or ['?'])[0]})") from None
+        except ValueError as error:
+            if isinstance(error, BadChunkError):
+                raise
+            raise BadChunkError(f"damaged ({error})") from None
+
+    def _add(self, payload: Buffer, offset: int, size: int, check: bool) -> None:
+        msg = parse_arrow_msg(payload, size)
+        ipc = Ipc(payload, msg, check)
+        end = schema_end(ipc)
+        head = bytes(ipc.upto(end)[:end])
+        template, identity, is_new = self._template(msg.store, head)
+        schema = template.schema
+        if msg.chunk_id is not None and msg.chunk_id != identity:
+            raise BadChunkError("a chunk of two ids")
+        batch = parse_record_batch(ipc, end)
+        if batch.node_count != schema.nodes or batch.buffer_count != schema.buffers:
+            raise BadChunkError("a record batch that does not fit its schema")
+        if check:
+            _check(ipc.raw, end, batch.end, template.arrow)
+        rows, nodes, body = batch.rows, batch.nodes, batch.body
+        raw, ranges, time_places = ipc.raw, [], []
+        if schema.times:
+            places = [_qq(raw, batch.buffers + 16 * (time.buffer + 1))[0] for time in schema.times]
+            if min(places) < 0:
+                raise BadChunkError("a buffer outside of its record batch")
+            raw = ipc.upto(body + max(places) + 8 * rows)
+            for time, place in zip(schema.times, places, strict=True):
+                place += body
+                time_places.append(place)
+                ranges.append(_time_range(raw, place, rows, time.sorted))
+        sparse: dict[int, _Sparse] = {}
+        filled = []
+        for i, component in enumerate(schema.components):
+            length, nulls = _qq(raw, nodes + 16 * component.node)
+            if length != rows or not 0 <= nulls <= length:
+                raise BadChunkError("a column that is longer or shorter than its chunk")
+            if template.empty[i] and _q(raw, nodes + 16 * component.node + 16)[0]:
+                filled.append(i)
+            if nulls and schema.times:
+                if nulls == length:
+                    sparse[i] = _Sparse(0, ((STATIC, STATIC),) * len(time_places))
+                    continue
+                place, bits = _qq(raw, batch.buffers + 16 * component.buffer)
+                if place < 0 or bits * 8 < length:
+                    raise BadChunkError("a buffer outside of its record batch")
+                raw = ipc.upto(body + place + bits)
+                sparse[i] = _Sparse(length - nulls, _sparse_ranges(raw, body + place, rows, time_places))
+        if self._is_over:
+            return
+        if is_new is not None:
+            self._remember(msg.store, head, template, is_new)
+        # From here on nothing fails any more.
+        store = self._by_raw_id[msg.store]
+        self._last = template
+        self._cells += store.columns
+        if self._cells > self._max_cells:
+            self._give_up()
+            return
+        for i in filled:
+            template.empty[i] = False
+        for i, (first, last) in enumerate(ranges):
+            template.starts[i].append(first)
+            template.ends[i].append(last)
+        if sparse:
+            template.sparse.append((len(template.rows), sparse))
+        template.rows.append(len(store.offsets))
+        store.ids += identity
+        store.offsets.append(offset)
+        store.sizes.append(size)
+        store.uncompressed.append(msg.uncompressed_size)
+        store.row_counts.append(rows)
+
+    def _give_up(self) -> None:
+        """Too many cells: from now on chunks are looked at, and nothing is kept of them."""
+        self._is_over = True
+        if not self.problem:
+            self.problem = f"its index would have more than {self._max_cells:,} cells"
+        for store in self._stores.values():
+            store.templates.clear()
+            store.ids.clear()
+            store.offsets, store.sizes, store.uncompressed = array("Q"), array("Q"), array("Q")
+            store.row_counts = array("Q")
+        for template in self._templates.values():
+            template.rows, template.sparse = array("I"), []
+            template.starts = [array("q") for _ in template.starts]
+            template.ends = [array("q") for _ in template.ends]
+
+    # -- templates: schemas recognised by their bytes ------------------------------------------------------------------
+
+    def _template(self, store: bytes, head: bytes) -> tuple[_Template, bytes, _Layout | None]:
+        """The template of a schema message, the chunk's id, and, if the template is new, the message's layout."""
+        for layout in self._layouts.get(len(head), ()):
+            template = self._templates.get((store, *layout.constant_parts(head)))
+            if template is not None:
+                at = layout.chunk_id
+                return template, bytes.fromhex(head[at : at + 32].decode()), None
+        arrow = pa.ipc.read_schema(pa.py_buffer(head))
+        schema = parse_chunk_schema(arrow)
+        return _Template(arrow, schema), schema.chunk_id, _Layout.of(head, arrow.metadata)
+
+    def _remember(self, raw_id: bytes, head: bytes, template: _Template, layout: _Layout) -> None:
+        store = self._store(raw_id)
+        more = store.more_columns(template.schema)
+        store.columns += more
+        self._cells += more * len(store.offsets)
+        store.templates.append(template)
+        if layout.chunk_id >= 0:
+            known = self._layouts.setdefault(len(head), [])
+            if layout not in known:
+                known.append(layout)
+            self._templates[(raw_id, *layout.constant_parts(head))] = template
+
+    def _store(self, raw_id: bytes) -> _Store:
+        store = self._by_raw_id.get(raw_id)
+        if store is None:
+            key = parse_store_id(raw_id)
+            full = raw_id
+            if not key.application_id:
+                application = self._applications.get((key.kind, key.recording_id))
+                if application is None:
+                    raise UnsupportedChunkError(f"a chunk of recording {key.recording_id} before its store info")
+                key = key._replace(application_id=application)
+                full = encode_store_id(key)
+            store = self._by_raw_id[raw_id] = self._stores.setdefault(key, _Store(full))
+        return store
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def finish(self, end: int) -> bytes:
+        """The End frame with its footer and tail, to be written at `end`.
+
+        Without any chunk the footer is empty, as Rerun's own encoder has it.
+
+        Raises:
+            NoFooterError: there cannot be one: see `problem`.
+        """
+        if self.problem:
+            raise NoFooterError(self.problem)
+        try:
+            manifests = [_manifest(store) for store in self._stores.values() if store.offsets]
+        except UnsupportedTypeError as error:
+            raise NoFooterError(f"there is a component of {error}") from None
+        payload = b"".join(length_delimited(1, manifest) for manifest in manifests)
+        tail = Tail(end + FRAME_HEADER_SIZE, len(payload), xxhash.xxh32_intdigest(payload, FOOTER_CRC_SEED))
+        return b"".join((frame_header(Kind.END, len(payload)), payload, tail.encode()))
+
+    def summaries(self) -> Iterator[StoreSummary]:
+        """What was taken, store by store. Empty once there were too many cells."""
+        for key, store in self._stores.items():
+            counts = np.frombuffer(store.row_counts, np.uint64)
+            summary = StoreSummary(
+                key, len(counts), int(counts.sum()), int(sum(store.sizes)), int(sum(store.uncompressed))
+            )
+            for template in store.templates:
+                path = template.schema.entity_path
+                rows = int(counts[np.frombuffer(template.rows, np.uint32)].sum())
+                summary.entities[path] = summary.entities.get(path, 0) + rows
+                summary.static_chunks += template.schema.is_static * len(template.rows)
+                for i, time in enumerate(template.schema.times):
+                    kind, first, last = summary.timelines.get(time.name, (str(time.type), TIME_MAX, TIME_MIN))
+                    first, last = min(first, *template.starts[i]), max(last, *template.ends[i])
+                    summary.timelines[time.name] = kind, first, last
+            yield summary
+
+
+class _Layout(NamedTuple):
+    """Which bytes of a schema message differ from chunk to chunk: values of its metadata, always of the same length.
+
+    Two messages that are equal everywhere else are the same flatbuffer, and hold those values in the same places.
+    """
+
+    parts: tuple[slice, ...]
+    """What is constant."""
+    chunk_id: int
+    """Where the 32 digits of the chunk id are; -1: it cannot be told, so the template must not be reused."""
+
+    def constant_parts(self, head: bytes) -> list[bytes]:
+        return [head[part] for part in self.parts]
+
+    @classmethod
+    def of(cls, head: bytes, metadata: dict[bytes, bytes]) -> _Layout:
+        values = {
+            key: value
+            for key, value in metadata.items()
+            if key in _VARIABLE_VALUES or key.startswith(_VARIABLE_PREFIXES)
+        }
+        cuts: list[tuple[int, int]] = []
+        chunk_id = -1
+        for key, value in values.items():
+            # As a flatbuffer string: its length before it, NUL after it. Another string can still be the same (an
+            # entity named after a chunk id, say); then the place is not known and the message is read every time.
+            string = struct.pack("<I", len(value)) + value + b"\0"
+            found = [match.start() + 4 for match in re.finditer(re.escape(string), head)]
+            if len(found) != list(values.values()).count(value):
+                return cls((), -1)
+            cuts += [(at, at + len(value)) for at in found]
+            if key in _VARIABLE_VALUES:
+                chunk_id = found[0] + len(b"chunk_")
+        edges = [0, *(edge for cut in sorted(set(cuts)) for edge in cut), len(head)]
+        return cls(tuple(slice(edges[i], edges[i + 1]) for i in range(0, len(edges), 2)), chunk_id)
+
+
+def _check(raw: Buffer, schema_end: int, batch_end: int, schema: pa.Schema) -> None:
+    """Decode a record batch with everything that can be wrong with it.
+
+    Raises:
+        BadChunkError: it does not fill its payload.
+        pa.ArrowException: it cannot be decoded.
+    """
+    if raw[batch_end:] not in (b"", EOS):
+        raise BadChunkError("bytes between the record batch and the end of its payload")
+    batch = pa.ipc.read_record_batch(pa.py_buffer(raw)[schema_end:batch_end], schema)
+    batch.validate(full=True)
+
+
+def _time_range(raw: Buffer, place: int, rows: int, is_sorted: bool) -> Range:
+    if rows == 0:
+        return TIME_MIN, TIME_MAX  # what TimeColumn::new makes of an empty column
+    if is_sorted or rows == 1:
+        first, last = _q(raw, place)[0], _q(raw, place + 8 * (rows - 1))[0]
+    else:
+        times = np.frombuffer(raw, "<i8", rows, place)
+        first, last = int(times.min()), int(times.max())
+    return max(first, TIME_MIN), max(last, TIME_MIN)
+
+
+def _sparse_ranges(raw: Buffer, bitmap: int, rows: int, places: list[int]) -> tuple[Range, ...]:
+    bits = np.frombuffer(raw, np.uint8, (rows + 7) // 8, bitmap)
+    valid = np.unpackbits(bits, bitorder="little", count=rows).view(bool)
+    if not valid.any():
+        raise BadChunkError("a validity bitmap that does not fit its null count")
+    ranges = []
+    for place in places:
+        times = np.frombuffer(raw, "<i8", rows, place)[valid]
+        ranges.append((max(int(times.min()), TIME_MIN), max(int(times.max()), TIME_MIN)))
+    return tuple(ranges)
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def encode_store_id(store: StoreId) -> bytes:
+    """A StoreId message."""
+    recording = length_delimited(2, store.recording_id.encode())
+    application = length_delimited(3, length_delimited(1, store.application_id.encode()))
+    return varint_field(1, store.kind) + recording + application
+
+
+def _manifest(store: _Store) -> bytes:
+    schema, digest = sorted_schema_message(_sorbet_fields(store))
+    batch = _dataframe(store)
+    buffer = pa.allocate_buffer(_ipc_size(batch))
+    with pa.ipc.new_stream(pa.FixedSizeBufferWriter(buffer), batch.schema) as writer:
+        writer.write_batch(batch)
+    size = buffer.size
+    del batch
+    if size < _LZ4_LIMIT:
+        data = length_delimited(2, lz4.block.compress(buffer, store_size=False))
+        data += varint_field(3, _PART_LZ4) + varint_field(4, size)
+    else:
+        data = length_delimited(2, memoryview(buffer)) + varint_field(3, _PART_PLAIN)
+    return b"".join(
+        (
+            length_delimited(1, store.raw_id),
+            length_delimited(2, length_delimited(1, schema + EOS)),
+            length_delimited(3, digest),
+            length_delimited(4, varint_field(1, _PART_IPC) + data),
+        )
+    )
+
+
+def _ipc_size(batch: pa.RecordBatch) -> int:
+    """Length of an IPC stream of one batch, so that it is written where it stays."""
+    counter = pa.MockOutputStream()
+    with pa.ipc.new_stream(counter, batch.schema) as writer:
+        writer.write_batch(batch)
+    return int(counter.size())
+
+
+def _sorbet_fields(store: _Store) -> list[pa.Field]:
+    """The store's columns as a dataframe query would show them (re_sorbet's SchemaBuilder)."""
+    times: dict[str, pa.DataType] = {}
+    columns: dict[str, _SorbetColumn] = {}
+    # The first chunk with a column says what it is, and templates are in the order of their first chunks.
+    for template in store.templates:
+        schema = template.schema
+        for time in schema.times:
+            if time.name not in columns:
+                times.setdefault(time.name, time.type)
+        for component, empty in zip(schema.components, template.empty, strict=True):
+            name = f"{schema.column_prefix}:{component.descriptor.component}"
+            if name in times:
+                continue
+            column = columns.get(name)
+            if column is None:
+                column = _SorbetColumn(component.descriptor, component.type, schema.entity_path)
+                columns[name] = column
+            column.is_static |= schema.is_static
+            column.is_empty &= empty
+    return [
+        _ROW_ID,
+        *(pa.field(n, t, metadata={"rerun:kind": "index", "rerun:index_name": n}) for n, t in times.items()),
+        *(column.field(name) for name, column in columns.items()),
+    ]
+
+
+@dataclass(slots=True)
+class _SorbetColumn:
+    descriptor: Descriptor
+    type: pa.DataType
+    entity_path: str
+    is_static: bool = False
+    is_empty: bool = True
+
+    def field(self, name: str) -> pa.Field:
+        metadata = {
+            "rerun:kind": "data",
+            "rerun:component": self.descriptor.component,
+            "rerun:entity_path": self.entity_path,
+        }
+        if self.descriptor.archetype is not None:
+            metadata["rerun:archetype"] = self.descriptor.archetype
+        if self.descriptor.type is not None:
+            metadata["rerun:component_type"] = self.descriptor.type
+        if self.is_static:
+            metadata["rerun:is_static"] = "true"
+        if self.descriptor == CLEAR_IS_RECURSIVE:
+            metadata["rerun:is_tombstone"] = "true"
+        if self.is_empty:
+            metadata["rerun:is_semantically_empty"] = "true"
+        return pa.field(name, self.type, metadata=metadata)
+
+
+class _Users(NamedTuple):
+    """The templates that have a column, each with the index of its timeline and of its component (-1: not asked)."""
+
+    type: pa.DataType
+    of: list[tuple[_Template, int, int]]
+
+
+def _dataframe(store: _Store) -> pa.RecordBatch:
+    count = len(store.offsets)
+    paths: dict[str, int] = {}
+    entity = np.empty(count, np.int32)
+    is_static = np.zeros(count, bool)
+    static: dict[Descriptor, list[_Template]] = {}
+    timelines: dict[str, _Users] = {}
+    pairs: dict[tuple[str, Descriptor], _Users] = {}
+    for template in store.templates:
+        schema, rows = template.schema, np.frombuffer(template.rows, np.uint32)
+        entity[rows] = paths.setdefault(schema.entity_path, len(paths))
+        is_static[rows] = schema.is_static
+        for component in schema.components:
+            static.setdefault(component.descriptor, [])
+            if schema.is_static:
+                static[component.descriptor].append(template)
+        for i, time in enumerate(schema.times):
+            timelines.setdefault(time.name, _Users(time.type, [])).of.append((template, i, -1))
+            for k, component in enumerate(schema.components):
+                key = time.name, component.descriptor
+                pairs.setdefault(key, _Users(time.type, [])).of.append((template, i, k))
+    frame = _Frame()
+    frame.add("chunk_entity_path", pa.array(list(paths), pa.string()).take(pa.array(entity)))
+    ids = [None, pa.py_buffer(bytes(store.ids))]
+    frame.add("chunk_id", pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), count, ids))
+    frame.add("chunk_is_static", pa.array(is_static))
+    row_counts = np.frombuffer(store.row_counts, np.uint64)
+    frame.add("chunk_num_rows", pa.array(row_counts))
+    frame.add("chunk_byte_offset", pa.array(np.frombuffer(store.offsets, np.uint64)))
+    frame.add("chunk_byte_size", pa.array(np.frombuffer(store.sizes, np.uint64)))
+    frame.add("chunk_byte_size_uncompressed", pa.array(np.frombuffer(store.uncompressed, np.uint64)))
+    for descriptor in sorted(static, key=lambda one: one.order):
+        has = np.zeros(count, bool)
+        for template in static[descriptor]:
+            has[np.frombuffer(template.rows, np.uint32)] = True
+        name = descriptor.column(None, "has_static_data")
+        frame.add(name, pa.array(has), metadata=_index("rerun:static", descriptor))
+    for name in sorted(timelines, key=str.encode):
+        starts, ends, _ = _ranges(count, row_counts, timelines[name])
+        for suffix, times in (("start", starts), ("end", ends)):
+            frame.add(column_name(name, suffix), _times(times, timelines[name].type), True, {"rerun:index": name})
+    for key in sorted(pairs, key=lambda pair: (pair[0].encode(), pair[1].order)):
+        name, descriptor = key
+        starts, ends, numbers = _ranges(count, row_counts, pairs[key])
+        metadata = _index(name, descriptor)
+        frame.add(descriptor.column(name, "start"), _times(starts, pairs[key].type), True, metadata)
+        frame.add(descriptor.column(name, "end"), _times(ends, pairs[key].type), True, metadata)
+        frame.add(descriptor.column(name, "num_rows"), pa.array(numbers), True, metadata)
+    return pa.RecordBatch.from_arrays(frame.arrays, schema=pa.schema(frame.fields))
+
+
+class _Frame:
+    """Columns of a dataframe in the making."""
+
+    def __init__(self) -> None:
+        self.fields: list[pa.Field] = []
+        self.arrays: list[pa.Array] = []
+
+    def add(self, name: str, values: pa.Array, nullable: bool = False, metadata: dict[str, str] | None = None) -> None:
+        self.fields.append(pa.field(name, values.type, nullable, metadata))
+        self.arrays.append(values)
+
+
+def _index(name: str, descriptor: Descriptor) -> dict[str, str]:
+    metadata = {"rerun:index": name, "rerun:component": descriptor.component}
+    if descriptor.type is not None:
+        metadata["rerun:component_type"] = descriptor.type
+    if descriptor.archetype is not None:
+        metadata["rerun:archetype"] = descriptor.archetype
+    return metadata
+
+
+Numbers = np.ndarray[Any, np.dtype[Any]]
+
+
+def _ranges(count: int, row_counts: Numbers, users: _Users) -> tuple[Numbers, Numbers, Numbers]:
+    """Start, end and number of rows of one column, for all chunks."""
+    starts, numbers = np.full(count, STATIC, np.int64), np.zeros(count, np.uint64)
+    ends = starts.copy()
+    for template, time, component in users.of:
+        rows = np.frombuffer(template.rows, np.uint32)
+        starts[rows] = np.frombuffer(template.starts[time], np.int64)
+        ends[rows] = np.frombuffer(template.ends[time], np.int64)
+        numbers[rows] = row_counts[rows]
+        for i, sparse in template.sparse:
+            if component in sparse:
+                row = template.rows[i]
+                numbers[row] = sparse[component].rows
+                starts[row], ends[row] = sparse[component].ranges[time]
+    return starts, ends, numbers
+
+
+def _times(values: Numbers, kind: pa.DataType) -> pa.Array:
+    valid = values != STATIC
+    if valid.all():
+        return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+    bitmap = pa.py_buffer(np.packbits(valid, bitorder="little").tobytes())
+    return pa.Array.from_buffers(kind, len(values), [bitmap, pa.py_buffer(np.where(valid, values, 0))])
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Manifest:
+    """A manifest as it stands in a footer."""
+
+    store: StoreId
+    schema: pa.Schema
+    sha256: bytes
+    data: pa.Table
+
+
+def parse_footer(payload: Buffer) -> list[Manifest]:
+    """Read the payload of an End frame.
+
+    Raises:
+        ValueError: it is damaged, or not a footer.
+    """
+    manifests = []
+    try:
+        for number, _, value in fields(payload):
+            if number == 1 and not isinstance(value, int):
+                manifests.append(_parse_manifest(value))
+    except (pa.ArrowException, OSError, lz4.block.LZ4BlockError, KeyError) as error:
+        raise ValueError(f"a damaged footer: {error}") from None
+    return manifests
+
+
+def _parse_manifest(raw: Buffer) -> Manifest:
+    parts = {number: value for number, _, value in fields(raw) if not isinstance(value, int)}
+    schema = next(value for number, _, value in fields(parts[2]) if number == 1)
+    part = {number: value for number, _, value in fields(parts[4])}
+    data, size = part[2], part.get(4, 0)
+    if part.get(3, _PART_PLAIN) == _PART_LZ4:
+        if not isinstance(size, int) or isinstance(data, int) or size > len(data) * 256:
+            raise ValueError("a damaged footer: a length that cannot be")
+        data = lz4.block.decompress(data, uncompressed_size=size)
+    return Manifest(
+        parse_store_id(parts[1]),
+        pa.ipc.open_stream(pa.py_buffer(schema)).schema,
+        bytes(parts[3]),
+        pa.ipc.open_stream(pa.py_buffer(data)).read_all().combine_chunks(),
+    )
+
+
+__all__ = [
+    "LOG_TIME",
+    "MAX_CELLS",
+    "UNVERSIONED",
+    "BadChunkError",
+    "FooterBuilder",
+    "Manifest",
+    "NeedMore",
+    "NoFooterError",
+    "StoreSummary",
+    "footer_is_trustworthy",
+    "parse_footer",
+]
