@@ -9,6 +9,7 @@ the last whole frame and only grows; whatever is told of a log comes from the lo
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
@@ -323,6 +324,7 @@ class Hub:
             OSError: the spool cannot be read.
         """
         for name in list_streams(self.directory):
+            # A log without its description was copied here by somebody: it is read like any other.
             path = self.directory / (name + SUFFIX)
             try:
                 meta = Meta.load(self.directory / (name + META_SUFFIX))
@@ -369,6 +371,23 @@ class Hub:
         if stream.log is None:
             self._open_log(stream)
             self.advance(stream)
+
+    async def take_up(self, stream: Stream) -> None:
+        """The same, with the reading of a long log done in a thread.
+
+        Raises:
+            OSError: the log cannot be opened.
+        """
+        if stream.log is None:
+            self._open_log(stream)
+            await trio.to_thread.run_sync(self._read_again, stream)
+            self.advance(stream)
+            self.reshaped()
+
+    def _read_again(self, stream: Stream) -> None:
+        if stream.scanner is not None and not stream.error:
+            with contextlib.suppress(FormatError):  # `advance` meets it again, and says so
+                stream.note(stream.scanner.frames(stream.size))
 
     def _open_log(self, stream: Stream) -> None:
         stream.log = Log(stream.path)

@@ -7,7 +7,7 @@
 Rules: a file is whole frames and at most one cut last one at any moment; it is never overwritten unless that was said;
 what this sink wrote is known from the file (copy) or from cursors and size stored after each step (merge), so that
 a killed daemon goes on without losing or doubling a frame; when the recordings end, the file has its footer and is on
-disk. A file that somebody removed is not made again; one whose directory is away (an unplugged disk) is, when that is back.
+disk. A file that somebody removed is not made again; one whose directory was away (an unplugged disk) is.
 """
 
 from __future__ import annotations

@@ -1,0 +1,444 @@
+"""The daemon's process: what runs in it, in which order it comes up, and how it goes down.
+
+    up     settings, spool, descriptors handed on -> streams flow again -> sinks -> control socket -> READY=1
+    down   told to stop: clients are told, then everything is cancelled; logs and sinks are files, the next daemon
+           goes on with them. Killed: the same without the telling.
+
+    nursery
+      ├ hub.finish_streams   footers for logs that ended
+      ├ a Pump a stream      pipe -> log
+      ├ a sink each          log -> output
+      ├ control.Server       verbs
+      └ signals, the keeper's death
+
+Rules: a stream's descriptor is stored with the keeper before its client hears of it; whatever is wrong with one stream,
+sink or client stays there; what remains is a bug, ends the process, and the keeper starts the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+import trio
+
+from daemon import __version__, descriptors, paths, settings
+from daemon.control.server import Client, Server
+from daemon.hub import Hub, Stream
+from daemon.ingest.pipe import Pump, set_pipe_size
+from daemon.keeper import EXIT_CONFIG
+from daemon.selection import recordings_of
+from daemon.sinks.file import FileSink
+from daemon.sinks.runner import Sink, SinkSet
+from daemon.spool.retention import Candidate, choose
+from daemon.wire import control
+from daemon.wire.control import Message, VerbError
+
+log = logging.getLogger("rrd")
+
+SINKS: dict[str, type[Sink]] = {FileSink.kind: FileSink}
+"""Sink classes by kind, for what an earlier run left."""
+LAST_WORDS_S = 1.0
+"""How long clients get to read that the daemon stops."""
+KEEPER_LOST = -1
+"""Exit status inside this module: become the keeper."""
+
+
+class Daemon:
+    """Everything there is, for the verbs.
+
+    Attributes:
+        hub, sinks: Streams and outputs.
+        pumps: By stream id.
+        started: On the monotonic clock, seconds.
+    """
+
+    def __init__(self, config: settings.Settings, notifier: descriptors.Notifier) -> None:
+        self.settings = config
+        self.notifier = notifier
+        self.hub = Hub(paths.make_private(paths.state_dir() / "spool"))
+        self.hub.on_end = self._stream_ended
+        self.hub.make_room = self.make_room
+        self.pumps: dict[str, Pump] = {}
+        self.started = time.monotonic()
+        self.sinks: SinkSet
+        self.server: Server
+        self.nursery: trio.Nursery
+        self._owners: dict[str, Client] = {}
+        self._stop = trio.Event()
+        self._status = 0
+        self._ready = False
+        self._kept: set[str] = set()
+        self._pipe_bytes: dict[str, int] = {}
+
+    # -- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self, inherited: list[tuple[str, int]]) -> int:
+        """Run until stopped.
+
+        Args:
+            inherited: Descriptors from the keeper, or systemd.
+
+        Returns:
+            The exit status.
+        """
+        by_name = dict(inherited)
+        self.hub.load()
+        async with trio.open_nursery() as self.nursery:
+            await self.nursery.start(self.hub.finish_streams)
+            self.nursery.start_soon(self._signals)
+            if descriptors.ALIVE in by_name:
+                self.nursery.start_soon(self._watch_keeper, by_name[descriptors.ALIVE])
+            await self._take_up(by_name)
+            self.sinks = SinkSet(
+                self.hub, paths.make_private(paths.state_dir() / "sinks"), self.nursery, SINKS)
+            self.sinks.restore()
+            self._ready = True
+            self.server = Server(self, self._listener(by_name))
+            await self._start_services()
+            await self.nursery.start(self.server.run)
+            self.make_room()
+            self.notifier.tell("READY=1", f"STATUS=rrd {__version__}")
+            log.info("rrd %s is ready: %d recordings", __version__, len(recordings_of(self.hub.streams.values())))
+            await self._stop.wait()
+            if self._status == 0:
+                self.notifier.tell("STOPPING=1")
+                await self._last_words()
+            self.nursery.cancel_scope.cancel()
+        return self._status
+
+    async def _start_services(self) -> None:
+        """Start what else listens or watches."""
+        await trio.lowlevel.checkpoint()
+
+    def extra_status(self) -> Message:
+        """What services add to `status`."""
+        return {"grpc_url": "", "grpc_error": ""}
+
+    def stop_soon(self, status: int) -> None:
+        """End the process with a status once what is being answered is answered."""
+        self._status = status
+        self._stop.set()
+
+    async def _last_words(self) -> None:
+        with trio.move_on_after(LAST_WORDS_S):
+            async with trio.open_nursery() as nursery:
+                for client in list(self.server.clients):
+                    nursery.start_soon(client.send, control.event("stopping", {}))
+
+    async def _signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    log.info("stopping on %s", signal.Signals(number).name)
+                    self.stop_soon(0)
+                    continue
+                try:
+                    self.reload()
+                except settings.SettingsError as error:
+                    log.error("%s; the old settings stay", error)
+
+    async def _watch_keeper(self, alive: int) -> None:
+        await trio.lowlevel.wait_readable(alive)
+        log.warning("the keeper is gone, becoming one")
+        self.stop_soon(KEEPER_LOST)
+
+    def reload(self) -> None:
+        """Read the settings again.
+
+        Raises:
+            SettingsError: they cannot be used; the old ones stay.
+        """
+        self.settings = settings.load()
+        logging.getLogger().setLevel(self.settings.log_level.upper())
+        log.info("settings read again")
+
+    def _listener(self, by_name: dict[str, int]) -> socket.socket:
+        fd = by_name.get(descriptors.CONTROL, -1)
+        if fd < 0:
+            # systemd calls a socket by its unit unless told otherwise.
+            others = [one for name, one in by_name.items()
+                      if name != descriptors.ALIVE and not name.startswith(descriptors.STREAM_PREFIX)]
+            if not others:
+                raise SystemExit("rrd-daemon: no socket was handed over; run `rrd daemon start`")
+            fd = others[0]
+        listener = socket.socket(fileno=fd)
+        listener.setblocking(False)
+        return listener
+
+    # -- streams -----------------------------------------------------------------------------------------------------
+
+    async def _take_up(self, by_name: dict[str, int]) -> None:
+        """Go on with the streams of the daemon before."""
+        fds = {name.removeprefix(descriptors.STREAM_PREFIX): fd for name, fd in by_name.items()
+               if name.startswith(descriptors.STREAM_PREFIX)}
+        self._kept |= set(fds)
+        async with trio.open_nursery() as nursery:
+            for stream in self.hub.unfinished():
+                fd = fds.pop(stream.id, -1)
+                if fd >= 0 and not stream.ended_at:
+                    nursery.start_soon(self._go_on, stream, fd)
+                elif not stream.ended_at and self._process_lives(stream):
+                    self._await_return(stream)
+                else:
+                    self.hub.end_stream(stream, stream.meta.reason or "ended while there was no daemon")
+        for name, fd in fds.items():
+            os.close(fd)
+            self._give_back(name)
+
+    async def _go_on(self, stream: Stream, fd: int) -> None:
+        try:
+            await self.hub.take_up(stream)
+        except OSError as error:
+            log.error("cannot go on with stream %s: %s", stream.id, error)
+            os.close(fd)
+            return
+        self._start_pump(stream, fd)
+
+    def _await_return(self, stream: Stream) -> None:
+        """Its program lives, but nobody kept the pipe: the shim will bring it again."""
+        pidfd = open_pidfd(stream.pid)
+        if pidfd >= 0:
+            self.nursery.start_soon(self._end_with_process, stream, pidfd)
+
+    async def _end_with_process(self, stream: Stream, pidfd: int) -> None:
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+        if stream.id not in self.pumps:
+            self.hub.end_stream(stream, "the program has ended")
+
+    def _process_lives(self, stream: Stream) -> bool:
+        pid = stream.pid
+        return stream.kind == "shim" and pid is not None and process_started(pid) == stream.meta.pid_started
+
+    async def open_stream(self, fds: list[int], client: Client, *, kind: str, application_id: str, recording_id: str,
+                          sdk: str, program: str) -> Stream:
+        """Begin a stream that a descriptor delivers.
+
+        Args:
+            fds: One descriptor; it is taken out.
+
+        Raises:
+            VerbError: the spool cannot be written to.
+        """
+        pid = client.pid or None
+        started = process_started(pid) if pid else None
+        if not program and pid:
+            program = process_name(pid)
+        try:
+            stream = self.hub.open_stream(kind=kind, application_id=application_id, recording_id=recording_id,
+                                          sdk=sdk, pid=pid, pid_started=started, program=program)
+        except OSError as error:
+            raise VerbError("failed", f"cannot write to the spool: {error.strerror}: {self.hub.directory}",
+                            "rrd gc frees what may go") from error
+        self._adopt(stream, fds.pop(), client)
+        await trio.lowlevel.checkpoint()
+        return stream
+
+    async def resume_stream(self, name: str, fds: list[int], client: Client) -> Stream:
+        """Go on with a stream whose program has come back after daemon and keeper had died.
+
+        Raises:
+            VerbError: there is no such stream, it has ended, or its log cannot be read.
+        """
+        stream = self.find_stream(name)
+        if stream.ended:
+            raise VerbError("not-found", f"stream {name} has ended: {stream.meta.reason}", "open a new one")
+        if name in self.pumps:
+            client.streams.add(name)  # the keeper held the pipe: it flows already
+            self._owners[name] = client
+            return stream
+        try:
+            await self.hub.take_up(stream)
+        except OSError as error:
+            raise VerbError("failed", f"cannot go on with stream {name}: {error}") from error
+        if name not in self.pumps:
+            self._adopt(stream, fds.pop(), client)
+        return stream
+
+    def _adopt(self, stream: Stream, fd: int, client: Client) -> None:
+        os.set_inheritable(fd, False)
+        client.streams.add(stream.id)
+        self._owners[stream.id] = client
+        try:
+            self.notifier.store(descriptors.STREAM_PREFIX + stream.id, fd)
+            self._kept.add(stream.id)
+        except OSError as error:
+            log.warning("nobody keeps stream %s: %s", stream.id, error)
+        self._start_pump(stream, fd)
+
+    def _start_pump(self, stream: Stream, fd: int) -> None:
+        self._pipe_bytes[stream.id] = set_pipe_size(fd, sum(self._pipe_bytes.values()))
+        pidfd = open_pidfd(stream.pid) if stream.kind == "shim" else -1
+        if stream.kind == "shim" and pidfd >= 0 and process_started(stream.pid or 0) != stream.meta.pid_started:
+            os.close(pidfd)  # the pid is somebody else's by now
+            pidfd = -1
+        pump = self.pumps[stream.id] = Pump(self.hub, stream, fd, pidfd)
+        if stream.kind == "shim" and stream.pid and pidfd < 0 and sys.platform == "linux":
+            pump.close("the program has ended")
+        self.nursery.start_soon(pump.run)
+
+    def _stream_ended(self, stream: Stream) -> None:
+        self.pumps.pop(stream.id, None)
+        self._pipe_bytes.pop(stream.id, None)
+        self._give_back(stream.id)
+        owner = self._owners.pop(stream.id, None)
+        if owner is not None:
+            owner.streams.discard(stream.id)
+            told = control.event("ended", {"stream": stream.id, "reason": stream.meta.reason, "error": stream.error})
+            self.nursery.start_soon(owner.send, told)
+        self.make_room()
+
+    def _give_back(self, name: str) -> None:
+        if name in self._kept:
+            self._kept.discard(name)
+            try:
+                self.notifier.remove(descriptors.STREAM_PREFIX + name)
+            except OSError as error:
+                log.debug("keeper: %s", error)
+
+    def find_stream(self, name: str) -> Stream:
+        """A stream by its id.
+
+        Raises:
+            VerbError: there is none.
+        """
+        stream = self.hub.streams.get(name)
+        if stream is None:
+            raise VerbError("not-found", f"no such stream: {name}", "rrd status lists the streams")
+        return stream
+
+    # -- retention ---------------------------------------------------------------------------------------------------
+
+    def expired(self) -> list[Stream]:
+        """Ended streams that retention would remove now."""
+        hub = self.hub
+        read = {stream.id for sink in self.sinks.active() for stream in sink.feed.streams()}
+        own = [stream for stream in hub.streams.values() if stream.kind != "file"]
+        candidates = []
+        for stream in own:
+            if stream.complete and stream.id not in read:
+                with contextlib.suppress(OSError):
+                    alone = stream.path.stat().st_nlink == 1
+                    candidates.append(Candidate(stream.id, stream.ended_at or 0.0, stream.size,
+                                                stream.size if alone else 0))
+        chosen = choose(
+            candidates,
+            total=sum(stream.size for stream in own),
+            free=shutil.disk_usage(hub.directory).free,
+            max_bytes=self.settings.spool_max_bytes,
+            min_free=self.settings.spool_min_free_bytes,
+        )
+        return [hub.streams[name] for name in chosen]
+
+    def make_room(self) -> int:
+        """Apply retention.
+
+        Returns:
+            Bytes freed on disk.
+        """
+        if not self._ready:
+            return 0  # what the sinks of the daemon before still read is not known yet
+        freed = self.forget(self.expired(), dry_run=False)
+        if freed["streams"]:
+            log.info("retention removed %s, %d bytes", ", ".join(freed["recordings"]), freed["bytes"])
+        return int(freed["bytes"])
+
+    def forget(self, streams: list[Stream], *, dry_run: bool) -> Message:
+        """Remove ended streams from the spool.
+
+        Returns:
+            streams (ids), recordings (names), bytes (freed).
+        """
+        names = sorted({f"{key.application_id or '?'}/{key.recording_id}" for s in streams for key in s.recordings})
+        freed = 0
+        for stream in streams:
+            if dry_run:
+                with contextlib.suppress(OSError):
+                    found = stream.path.stat()
+                    freed += found.st_size if found.st_nlink == 1 else 0
+            else:
+                freed += self.hub.forget(stream)
+        return {"streams": [stream.id for stream in streams], "recordings": names, "bytes": freed}
+
+
+def open_pidfd(pid: int | None) -> int:
+    """A descriptor that becomes readable when a process ends; -1 if it has, or where there is no such thing."""
+    if pid and hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            return -1
+    return -1
+
+
+def process_started(pid: int) -> float | None:
+    """When a process started, in clock ticks since boot: with the pid, a name that is never given twice."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name in parentheses may hold anything; field 22 is the 20th after it.
+            return float(file.read().rsplit(b")", 1)[1].split()[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def process_name(pid: int) -> str:
+    """What a program is called: its script or module for Python, else its executable; empty if it is not known."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = [word.decode(errors="replace") for word in file.read(4096).split(b"\0") if word]
+    except OSError:
+        return ""
+    if not words:
+        return ""
+    if os.path.basename(words[0]).startswith("python"):
+        for word in words[1:]:
+            if not word.startswith("-"):
+                return os.path.basename(word)
+    return os.path.basename(words[0])
+
+
+def _become_keeper(daemon: Daemon, inherited: list[tuple[str, int]]) -> None:
+    """Execute the keeper in this process, with everything that it should hold."""
+    held = [(name, fd) for name, fd in inherited if name == descriptors.CONTROL]
+    held += [(descriptors.STREAM_PREFIX + name, pump.fd) for name, pump in daemon.pumps.items() if pump.fd >= 0]
+    environment = descriptors.bequeath(held, os.environ)
+    environment.pop("NOTIFY_SOCKET", None)
+    os.execve(sys.executable, [sys.executable, "-m", "daemon.keeper"], environment)
+
+
+def main() -> int:
+    """Run the daemon under a keeper. Returns the exit status."""
+    environment = dict(os.environ)
+    inherited = descriptors.inherited(environment)
+    notify = environment.pop("NOTIFY_SOCKET", "")
+    os.environ.clear()
+    os.environ.update(environment)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    try:
+        config = settings.load()
+        logging.getLogger().setLevel(config.log_level.upper())
+        daemon = Daemon(config, descriptors.Notifier(notify))
+    except settings.SettingsError as error:
+        log.error("%s; %s", error, error.hint)
+        return EXIT_CONFIG
+    except (paths.PathError, OSError) as error:
+        log.error("%s", error)
+        return EXIT_CONFIG
+    status: Any = trio.run(daemon.run, inherited)
+    if status == KEEPER_LOST:
+        _become_keeper(daemon, inherited)
+    return int(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""One file a verb, one function each: `async def run(call) -> Message`."""

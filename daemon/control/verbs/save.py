@@ -1,0 +1,127 @@
+"""`save`: a .rrd file as an output."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import trio
+
+from daemon.control.server import Call
+from daemon.selection import FILE, STREAM, Selection, default_recording, recordings_of, resolve
+from daemon.sinks.file import FileSink, refuse_target
+from daemon.sinks.runner import ACTIVE, describe
+from daemon.wire.control import Message, VerbError
+from daemon.wire.rrd import FormatError
+
+PROGRESS_S = 0.2
+
+
+async def run(call: Call) -> Message:
+    """Write recordings to a file: everything since they began, and on until they end.
+
+    Args of the verb: path (absolute); source (selectors and absolute paths of .rrd files; by default the one live
+    recording, else the newest) or stream (exactly this one); force; copy; wait.
+
+    Returns:
+        sink (as in status), chose (what was taken, for people), complete. Answers at once for live recordings
+        unless `wait`, else when the file is complete; meanwhile progress.
+
+    Raises:
+        VerbError: no such recording, or several; the target is there, is being written, or cannot be.
+    """
+    path = Path(os.path.normpath(call.text("path")))
+    if not path.is_absolute():
+        raise VerbError("usage", f"save: path must be absolute, found {path}")
+    force, copy, wait = call.flag("force"), call.flag("copy"), call.flag("wait")
+    selection, chose = await select(call)
+    sink = FileSink(call.daemon.hub, selection, path, copy=copy)
+    _refuse(call, path, selection)
+    try:
+        sink.claim(force=force)
+        call.daemon.sinks.add(sink)
+    except FileExistsError:
+        raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name") from None
+    except FileNotFoundError:
+        raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}") from None
+    except OSError as error:
+        raise VerbError("failed", describe(error) if error.filename else f"{describe(error)}: {path}") from error
+    ended = not selection.open_ended and all(stream.complete for stream in sink.feed.streams())
+    if wait or ended:
+        await _follow(call, sink)
+    else:
+        with trio.move_on_after(0.05):
+            await sink.done.wait()  # an error that shows at once is better told at once
+    if sink.state == "failed":
+        raise VerbError("failed", sink.last_error)
+    return {"sink": sink.status(), "chose": chose, "complete": sink.state == "complete"}
+
+
+async def select(call: Call) -> tuple[Selection, str]:
+    """What `source` or `stream` mean, for every verb that has them.
+
+    Returns:
+        The selection, and what it is in words.
+
+    Raises:
+        VerbError: nothing fits, or too much.
+    """
+    hub = call.daemon.hub
+    stream = call.text("stream", "")
+    source = [f"{STREAM}{stream}"] if stream else call.texts("source")
+    if not source:
+        recording, chose = default_recording(recordings_of(hub.streams.values()))
+        return Selection(recording.label, frozenset([recording.key])), chose
+    terms = []
+    for term in source:
+        if term.startswith("/"):
+            terms.append(await _file(call, Path(os.path.normpath(term))))
+        else:
+            terms.append(term)
+    selection = resolve(terms, hub.streams, time.time())
+    if not selection.recordings and not selection.open_ended and len(selection.streams) == 1:
+        (only,) = selection.streams
+        keys = list(hub.streams[only].recordings)
+        return selection, keys[0].recording_id if len(keys) == 1 else only.removeprefix(FILE)
+    names = sorted(f"{key.application_id or '?'}/{key.recording_id}" for key in selection.recordings)
+    return selection, ", ".join(names) or selection.text.replace(FILE, "")
+
+
+async def _file(call: Call, path: Path) -> str:
+    problem = refuse_target(path)
+    if problem:
+        raise VerbError("refused", problem)
+    try:
+        return (await call.daemon.hub.open_file(path)).id
+    except FormatError as error:
+        raise VerbError("failed", f"{error}: {path}", "rrd info says what is in a file") from error
+    except FileNotFoundError:
+        raise VerbError("not-found", f"file does not exist: {path}") from None
+    except OSError as error:
+        raise VerbError("failed", describe(error)) from error
+
+
+def _refuse(call: Call, path: Path, selection: Selection) -> None:
+    problem = refuse_target(path)
+    if problem:
+        raise VerbError("refused", f"output {problem}")
+    real = os.path.realpath(path)
+    for sink in call.daemon.sinks.active():
+        if isinstance(sink, FileSink) and os.path.realpath(sink.path) == real:
+            raise VerbError("exists", f"sink {sink.id} is writing this file: {path}", f"rrd detach {sink.id} ends that")
+    if any(os.path.realpath(name.removeprefix(FILE)) == real for name in selection.streams if name.startswith(FILE)):
+        raise VerbError("refused", f"input and output are the same file: {path}")
+    if real.startswith(os.path.realpath(call.daemon.hub.directory) + os.sep):
+        raise VerbError("refused", f"output is inside the spool: {path}")
+
+
+async def _follow(call: Call, sink: FileSink) -> None:
+    """Report progress until the sink is done, or cannot go on for want of room."""
+    while sink.state in ACTIVE:
+        with trio.move_on_after(PROGRESS_S):
+            await sink.done.wait()
+        if sink.state in ACTIVE:
+            await call.progress({**sink.progress(), "state": sink.state, "last_error": sink.last_error})
+
+

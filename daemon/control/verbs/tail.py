@@ -1,0 +1,39 @@
+"""`tail`: where a recording's logs lie; the client reads them itself."""
+
+from __future__ import annotations
+
+import os
+
+from daemon.control.server import Call
+from daemon.control.verbs.save import select
+from daemon.wire.control import Message
+
+
+async def run(call: Call) -> Message:
+    """Describe the logs of a selection.
+
+    Args of the verb: source or stream, as in save; wait (answer only when all of them have ended).
+
+    Returns:
+        logs: stream, path, live, whole (all of the log is selected), stores (else the raw store ids that are).
+
+    Raises:
+        VerbError: nothing fits.
+    """
+    selection, chose = await select(call)
+    hub = call.daemon.hub
+    feed = hub.feed(selection)
+    if call.flag("wait"):
+        while not all(stream.complete for stream in feed.streams()):
+            await hub.wait_reshaped(hub.shape)
+    logs = []
+    for stream in feed.streams():
+        stores = selection.stores(stream)
+        logs.append({
+            "stream": stream.id,
+            "path": os.fspath(stream.path),
+            "live": not stream.complete,
+            "whole": stores is None,
+            "stores": [] if stores is None else sorted(stores),
+        })
+    return {"logs": logs, "chose": chose}

@@ -1,0 +1,226 @@
+"""The daemon's parent: holds the listening socket and the pipes' read ends, starts the daemon again when it dies.
+
+    keeper ── LISTEN_FDS ──> daemon          (start, and start again)
+    keeper <── FDSTORE ───── daemon          (a stream opens or ends)
+
+Rules: it never reads a pipe and never accepts a connection; it does nothing at all until a datagram or a signal comes;
+it imports nothing that could fail or grow. What the child's exit means:
+    0                 it was stopped: the keeper ends too
+    EXIT_RESTART      it wants to be a newer version: the keeper executes itself anew, descriptors in hand
+    EXIT_CONFIG       it cannot run like this (the log says why): the keeper ends with the same status
+    anything else     it died: started again, at once the first time, then ever more slowly
+Under systemd there is no keeper: systemd is one. A daemon that loses its keeper becomes one (execs this module).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+from daemon import descriptors, paths
+
+EXIT_RESTART = 75
+EXIT_CONFIG = 78
+"""EX_TEMPFAIL and EX_CONFIG of sysexits(3)."""
+QUICK_DEATH_S = 1.0
+BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+BACKLOG = 128
+"""Clients that wait while the daemon is away."""
+LOG_LIMIT = 8 << 20
+"""The daemon's log is set aside as daemon.log.1 when it is larger than this at a start, bytes."""
+
+
+class Keeper:
+    """Everything the keeper has: descriptors by name, and a child."""
+
+    def __init__(self, held: list[tuple[str, int]]) -> None:
+        self.runtime = paths.make_private(paths.runtime_dir())
+        self.held = dict(held)
+        self._notify_path = self.runtime / "keeper.sock"
+        self._quick_deaths = 0
+        self._started = 0.0
+        self._child = 0
+        self._alive_write = -1
+
+    def lock(self) -> bool:
+        """Be the only keeper here. False: there is one."""
+        fd = self.held.get(descriptors.LOCK)
+        if fd is None:
+            fd = os.open(self.runtime / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self.held[descriptors.LOCK] = fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        return True
+
+    def listen(self) -> None:
+        """Have the control socket, so that clients can wait for the daemon."""
+        if descriptors.CONTROL not in self.held:
+            path = paths.socket_path()
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            old = os.umask(0o177)
+            try:
+                listener.bind(os.fspath(path))
+            finally:
+                os.umask(old)
+            listener.listen(BACKLOG)
+            self.held[descriptors.CONTROL] = listener.detach()
+        with contextlib.suppress(FileNotFoundError):
+            self._notify_path.unlink()
+        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._notify.bind(os.fspath(self._notify_path))
+
+    def run(self) -> int:
+        """Keep the daemon running until it is stopped.
+
+        Returns:
+            The exit status.
+        """
+        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        poll = select.poll()
+        poll.register(self._notify, select.POLLIN)
+        poll.register(wake_read, select.POLLIN)
+        self._start()
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._notify.fileno():
+                    self._notified()
+                    continue
+                for received in os.read(wake_read, 64):
+                    if received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) and self._child:
+                        os.kill(self._child, received)
+            status = self._reap()
+            if status is not None:
+                # What the child said before it died is still in the queue.
+                while select.select([self._notify], [], [], 0)[0]:
+                    self._notified()
+                if status in (0, EXIT_CONFIG):
+                    return status
+                if status == EXIT_RESTART:
+                    self._become_new()
+                self._wait_before_restart()
+                self._start()
+
+    def _start(self) -> None:
+        self._started = time.monotonic()
+        alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
+        child = os.fork()
+        if child == 0:
+            try:
+                self._become_daemon(alive_read)
+            finally:
+                os._exit(EXIT_CONFIG)
+        os.close(alive_read)
+        self._child = child
+
+    def _become_daemon(self, alive_read: int) -> None:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        names = [(name, fd) for name, fd in self.held.items() if name != descriptors.LOCK]
+        environment = descriptors.bequeath([*names, (descriptors.ALIVE, alive_read)], os.environ)
+        environment["NOTIFY_SOCKET"] = os.fspath(self._notify_path)
+        os.execve(sys.executable, [sys.executable, "-m", "daemon.app"], environment)
+
+    def _become_new(self) -> None:
+        """Execute this module again, as it is installed now."""
+        environment = descriptors.bequeath(list(self.held.items()), os.environ)
+        os.execve(sys.executable, [sys.executable, "-m", "daemon.keeper"], environment)
+
+    def _reap(self) -> int | None:
+        """The child's exit status if it has ended; negative is a signal."""
+        pid, status = os.waitpid(self._child, os.WNOHANG)
+        if pid == 0:
+            return None
+        self._child = 0
+        os.close(self._alive_write)
+        return os.waitstatus_to_exitcode(status)
+
+    def _wait_before_restart(self) -> None:
+        lived = time.monotonic() - self._started
+        self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_DEATH_S else 0
+        time.sleep(BACKOFF_S[min(self._quick_deaths, len(BACKOFF_S) - 1)])
+
+    def _notified(self) -> None:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._notify, 4096, 8)
+        except OSError:
+            return
+        fields = dict(line.split("=", 1) for line in data.decode(errors="replace").splitlines() if "=" in line)
+        name = fields.get("FDNAME", "")
+        if fields.get("FDSTORE") == "1" and name and len(fds) == 1:
+            self._drop(name)
+            os.set_inheritable(fds[0], False)
+            self.held[name] = fds.pop()
+        elif fields.get("FDSTOREREMOVE") == "1":
+            self._drop(name)
+        for fd in fds:
+            os.close(fd)
+
+    def _drop(self, name: str) -> None:
+        if name.startswith(descriptors.STREAM_PREFIX):
+            fd = self.held.pop(name, -1)
+            if fd >= 0:
+                os.close(fd)
+
+    def tidy(self) -> None:
+        """Leave nothing that looks alive. The lock's file stays: removing it would let two hold it."""
+        for path in (paths.socket_path(), self._notify_path):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def set_log_aside(path: Path) -> None:
+    """Begin a new log when the old one has become large, and have stdout and stderr go to it."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > LOG_LIMIT:
+            os.replace(path, path.with_suffix(".log.1"))
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            os.dup2(fd, 1)
+            os.dup2(fd, 2)
+            os.close(fd)
+
+
+def main() -> int:
+    """Run the keeper, and through it the daemon. Returns the exit status."""
+    try:
+        environment = dict(os.environ)
+        held = descriptors.inherited(environment)
+        os.environ.clear()
+        os.environ.update(environment)
+        keeper = Keeper(held)
+        if not keeper.lock():
+            print("rrd-daemon: already running here", file=sys.stderr)
+            return 0
+        log = paths.daemon_log_path()
+        paths.make_private(log.parent)
+        if not os.isatty(2):
+            set_log_aside(log)
+        keeper.listen()
+    except (paths.PathError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, paths.PathError):
+            print(f"hint: {error.hint}", file=sys.stderr)
+        return 1
+    status = keeper.run()
+    keeper.tidy()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
