@@ -87,7 +87,7 @@ class CallError(Exception):
         self.status = status
 
 
-class ConnectionFailed(Exception):  # noqa: N818 — reads as what happened
+class ConnectionFailed(Exception):
     """The other side broke HTTP/2, or never spoke it. Send what `data_to_send` still has, then close."""
 
 
@@ -401,6 +401,7 @@ class Connection:
         self._client = client
         self._authority = authority
         self._scheme = "https" if secure else "http"
+        self._out = b""
         self._open: set[int] = set()
         self._answered: set[int] = set()
         config = h2.config.H2Configuration(client_side=client, header_encoding="utf-8")
@@ -438,7 +439,14 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """What is to be written to the socket now."""
-        return bytes(self._h2.data_to_send())
+        data, self._out = self._out, b""
+        return data + bytes(self._h2.data_to_send()) if data else bytes(self._h2.data_to_send())
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that `data_to_send` would return."""
+        self._out += self._h2.data_to_send()
+        return len(self._out)
 
     def acknowledge(self, event: Data) -> None:
         """Give the other side back the room that this data took."""
@@ -504,6 +512,11 @@ class Connection:
         if call in self._open and call not in self._answered:
             self._answered.add(call)
             self._h2.send_headers(call, [(":status", "200"), ("content-type", "application/grpc")])
+
+    def send_small(self, call: int, data: bytes) -> None:
+        """Send a short answer at once. A client that leaves no room for a few bytes goes without it."""
+        if len(data) <= self.window(call):
+            self._h2.send_data(call, data)
 
     def finish(self, call: int, status: int, text: str = "") -> None:
         """End a call with a status. Does nothing when the client has already gone from it."""
