@@ -1,0 +1,130 @@
+"""What the shim does with the pipes when there is no daemon and no keeper: it appends them to the logs itself.
+
+A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
+
+Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs; a log
+is never made, only continued; what cannot be written is dropped only when the program would hang otherwise, and then
+counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import termios
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from . import _paths
+
+_PIECE = 1 << 20
+
+
+class Pipe(NamedTuple):
+    """A stream as far as this file needs to know it."""
+
+    read_end: int
+    log: str
+
+
+@contextlib.contextmanager
+def nobody_home() -> Iterator[bool]:
+    """Hold the keeper's lock. Yields False, and holds nothing, if somebody else does: then a keeper is alive."""
+    lock = -1
+    held = False
+    with contextlib.suppress(OSError):
+        lock = os.open(os.path.join(_paths.runtime_dir(), "keeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    try:
+        yield held
+    finally:
+        if lock >= 0:
+            os.close(lock)
+
+
+def unread(read_end: int) -> int:
+    """Bytes that wait in a pipe; 0 if it is no pipe any more."""
+    try:
+        return int.from_bytes(fcntl.ioctl(read_end, termios.FIONREAD, b"\0" * 4), "little")
+    except OSError:
+        return 0
+
+
+class Spill:
+    """Moves what is in the pipes to the logs. Only within `nobody_home`.
+
+    Args:
+        pipes: Which.
+
+    Attributes:
+        written: Bytes moved.
+        dropped: Bytes that no log would take.
+    """
+
+    def __init__(self, pipes: Sequence[Pipe]) -> None:
+        self.written = 0
+        self.dropped = 0
+        self._pipes = pipes
+        self._logs: dict[int, int] = {}
+        for pipe in pipes:
+            with contextlib.suppress(OSError):
+                self._logs[pipe.read_end] = os.open(pipe.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give the logs back."""
+        for log in self._logs.values():
+            os.close(log)
+        self._logs.clear()
+
+    def move(self, *, drop: bool) -> int:
+        """Move everything that is there now, without waiting for more.
+
+        Args:
+            drop: Take out of the pipe what no log takes; else it stays there.
+
+        Returns:
+            The bytes taken out of pipes.
+        """
+        taken = 0
+        for pipe in self._pipes:
+            log = self._logs.get(pipe.read_end, -1)
+            if log < 0 and not drop:
+                continue
+            while count := unread(pipe.read_end):
+                try:
+                    data = os.read(pipe.read_end, min(count, _PIECE))
+                except OSError:
+                    break
+                if not data:
+                    break
+                taken += len(data)
+                done = self._append(log, data)
+                self.written += done
+                self.dropped += len(data) - done
+                if done < len(data):
+                    # A gap in a stream makes all that follows unreadable.
+                    log = -1
+                    os.close(self._logs.pop(pipe.read_end))
+                    break
+        return taken
+
+    def _append(self, log: int, data: bytes) -> int:
+        if log < 0:
+            return 0
+        done = 0
+        while done < len(data):
+            try:
+                done += os.write(log, memoryview(data)[done:])
+            except OSError:
+                break
+        return done
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is something to move, or for so long."""
+        poller = select.poll()
+        for pipe in self._pipes:
+            poller.register(pipe.read_end, select.POLLIN)
+        poller.poll(seconds * 1000)
