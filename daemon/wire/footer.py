@@ -213,7 +213,7 @@ class FooterBuilder:
     def log_time(self) -> Range | None:
         """First and last log time of the chunk that was taken last, in nanoseconds since 1970; None if it has none."""
         last = self._last
-        if last is None or last.log_time < 0 or self._is_over:
+        if last is None or last.log_time < 0:
             return None
         return last.starts[last.log_time][-1], last.ends[last.log_time][-1]
 
@@ -296,7 +296,9 @@ class FooterBuilder:
                     raise BadChunkError("a buffer outside of its record batch")
                 raw = ipc.upto(body + place + bits)
                 sparse[i] = _Sparse(length - nulls, _sparse_ranges(raw, body + place, rows, time_places))
-        if self._is_over:
+        if self._is_over or (not schema.components and schema.version <= "0.1.0"):
+            # Chunks of indicators alone, as old SDKs sent them: readers drop the column, and then the chunk.
+            self._last = None
             return
         if is_new is not None:
             self._remember(msg.store, head, template, is_new)
@@ -324,6 +326,7 @@ class FooterBuilder:
     def _give_up(self) -> None:
         """Too many cells: from now on chunks are looked at, and nothing is kept of them."""
         self._is_over = True
+        self._last = None
         if not self.problem:
             self.problem = f"its index would have more than {self._max_cells:,} cells"
         for store in self._stores.values():
