@@ -1,0 +1,130 @@
+"""The daemon, its keeper, both, or the program die, under load, with the real SDK: no row is lost, none is doubled."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.conftest import Home, wait_for
+from tests.helpers.programs import Program, rows
+
+KILLS = 20
+
+
+def test_twenty_kills_under_load(daemon: Home, verify, tmp_path: Path) -> None:
+    """SIGKILL at random moments, with a link, a copy and a merge attached: all resume by themselves."""
+    chance = random.Random(4711)
+    with Program(daemon, "steady", rows=24_000, pause=0.0004) as program:
+        stream = program.stream
+        link, copy, merge = (daemon.path / f"{name}.rrd" for name in ("link", "copy", "merge"))
+        daemon.cli("save", link, f"stream:{stream}")
+        daemon.cli("save", "--copy", copy, f"stream:{stream}")
+        daemon.cli("save", merge, "@live")
+        for _ in range(KILLS):
+            time.sleep(chance.uniform(0.02, 0.4))  # the moment is what is being varied
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        program.finish()
+    sinks = wait_for(lambda: settled(daemon), "all sinks to be up to date")
+    (live,) = (sink["id"] for sink in sinks if sink["state"] == "following")
+    daemon.cli("detach", live)
+    verify(link, copy, merge)
+    expected = list(range(24_000))
+    assert rows(link) == expected
+    assert link.read_bytes() == copy.read_bytes()
+    assert rows(merge) == expected
+
+
+def settled(home: Home) -> list[dict]:
+    """The sinks, once nothing is left for them to do."""
+    status = home.status()
+    sinks = status["sinks"]
+    done = not status["streams"] and all(sink["lag_bytes"] == 0 for sink in sinks)
+    return sinks if done else []
+
+
+def test_program_exits_while_the_daemon_is_dead(daemon: Home, verify) -> None:
+    """The keeper holds the pipe: what the program wrote before it ended is there for the next daemon."""
+    with Program(daemon, "last words", rows=200) as program:
+        out = daemon.path / "out.rrd"
+        daemon.cli("save", out, f"stream:{program.stream}")
+        pid = daemon.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)  # it cannot move a byte any more
+        program.finish()
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: settled(daemon), "the file")
+    verify(out)
+    assert rows(out) == list(range(200))
+
+
+def test_keeper_dies(daemon: Home) -> None:
+    """The daemon becomes the keeper of the next one; streams go on."""
+    with Program(daemon, "orphan", rows=2_000, pause=0.0005) as program:
+        old_keeper, old_daemon = daemon.keeper_pid(), daemon.daemon_pid()
+        os.kill(old_keeper, signal.SIGKILL)
+        wait_for(lambda: daemon.keeper_pid() == old_daemon, "the daemon to become keeper")
+        assert daemon.daemon_pid() not in (old_daemon, old_keeper)
+        program.finish()
+    wait_for(lambda: settled(daemon) == [] and not daemon.status()["streams"], "the stream's end")
+    daemon.cli("save", "out.rrd", program.recording)
+    assert rows(daemon.path / "out.rrd") == list(range(2_000))
+
+
+def test_restart_is_not_noticed(daemon: Home) -> None:
+    """`rrd daemon restart`: a new process, the same streams and sinks."""
+    with Program(daemon, "restart", rows=2_000, pause=0.0005) as program:
+        out = daemon.path / "out.rrd"
+        daemon.cli("save", out, f"stream:{program.stream}")
+        before = daemon.daemon_pid()
+        daemon.cli("daemon", "restart")
+        assert daemon.daemon_pid() != before
+        program.finish()
+    wait_for(lambda: settled(daemon), "the file")
+    assert rows(out) == list(range(2_000))
+
+
+def test_a_hung_daemon_stops_nobody(daemon: Home) -> None:
+    """SIGSTOP while 30 MB/s are logged: the program goes on, and everything is there after SIGCONT."""
+    with Program(daemon, "hung", rows=300, image=1_000_000, pause=0.033) as program:
+        pid = daemon.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            program.wait_row(280)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        program.finish()
+    wait_for(lambda: not daemon.status()["streams"], "the stream's end")
+    daemon.cli("save", "out.rrd", program.recording)
+    assert rows(daemon.path / "out.rrd") == list(range(300))
+
+
+def test_the_program_is_killed(daemon: Home, verify) -> None:
+    """SIGKILL: what had left the SDK is in the file, which has its footer within a second or so."""
+    out = daemon.path / "out.rrd"
+    with Program(daemon, "victim", rows=100_000, pause=0.001) as program:
+        daemon.cli("save", out, f"stream:{program.stream}")
+        program.wait_row(1_500)
+        program.process.kill()
+        program.process.wait()
+        wait_for(lambda: settled(daemon), "the footer", 10.0)
+    verify(out)
+    found = rows(out)
+    assert found == list(range(len(found)))
+    assert len(found) > 500
+
+
+def test_many_start_at_once(home: Home) -> None:
+    """Ten first verbs at the same moment: one daemon."""
+    command = [sys.executable, "-m", "rrd_cli", "status", "--json"]
+    every = [subprocess.Popen(command, env=home.env, cwd=home.path, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+    pids = set()
+    for one in every:
+        text, _ = one.communicate(timeout=60)
+        assert one.returncode == 0
+        import json
+        pids.add(json.loads(text)["daemon"]["pid"])
+    assert len(pids) == 1
