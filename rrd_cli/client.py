@@ -21,6 +21,7 @@ from rrd_cli.errors import CliError, NoDaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from types import TracebackType
 
 AGENT: Final = f"rrd-cli {__version__}"
@@ -36,7 +37,11 @@ REPEATABLE: Final = frozenset({"hello", "ls", "status", "sync", "tail", "viewers
 """Verbs whose second saying does no harm. Others can be declared so by the caller, who then minds the outcome."""
 
 
-class _Lost(Exception):  # noqa: N818 - never leaves this module
+class LostError(CliError):
+    """The daemon went away, or was stopped, before it answered: nobody knows whether it did what was asked."""
+
+
+class _Lost(Exception):
     """The connection ended. `sent`: the request may have arrived."""
 
     def __init__(self, *, sent: bool) -> None:
@@ -48,18 +53,22 @@ class Client:
     """A connection to the daemon, made at the first call and made again when it is lost.
 
     Args:
+        path: The daemon's socket, if not the usual one; then none is started.
         may_start: Start a daemon where there is none.
 
     Not thread-safe, and one request at a time.
     """
 
-    def __init__(self, *, may_start: bool = True) -> None:
-        self._may_start = may_start
+    def __init__(self, path: Path | None = None, *, may_start: bool = True) -> None:
+        self._path = path
+        self._may_start = may_start and path is None
         self._socket: socket.socket | None = None
         self._decoder = control.Decoder()
         self._next_id = 1
         self.events: deque[control.Message] = deque()
         """Events that arrived and were not asked for yet, oldest first."""
+        self.stopping = False
+        """The daemon said that it stops, because somebody wants it to."""
         self.connections = 0
         """How often a connection was made: more than 1 means that the daemon was away in between."""
         self.daemon_pid = 0
@@ -133,7 +142,7 @@ class Client:
         Raises:
             VerbError: the daemon refused, or it did not work.
             NoDaemonError: there is none, or it does not answer.
-            CliError: the daemon went away, and nobody knows whether it did it before.
+            LostError: the daemon went away, and nobody knows whether it did it before.
         """
         may_repeat = verb in REPEATABLE if repeat is None else repeat
         deadline = time.monotonic() + PATIENCE
@@ -148,8 +157,12 @@ class Client:
                 self.close()
             except _Lost as lost:
                 self.close()
+                if lost.sent and self.stopping:
+                    raise LostError(
+                        "the daemon was stopped meanwhile", "outputs go on where they are: rrd daemon start"
+                    ) from None
                 if lost.sent and not may_repeat:
-                    raise CliError(
+                    raise LostError(
                         f"the daemon went away before it answered to `{verb}`", "see what was done: rrd status"
                     ) from None
                 if time.monotonic() > deadline:
@@ -158,6 +171,47 @@ class Client:
                 self.close()  # the answer to this request would be taken for the next one's
                 raise
             time.sleep(RETRY)
+
+    def begin(self, verb: str, args: control.Message | None = None) -> int:
+        """Say a verb whose answer will be asked for later, with `poll`. Nothing else may be said before it came.
+
+        Returns:
+            The number of the request.
+        """
+        self.connect()
+        request_id, self._next_id = self._next_id, self._next_id + 1
+        try:
+            self._send(control.encode({"id": request_id, "verb": verb, "args": args or {}}), ())
+        except _Lost:
+            self.close()
+        return request_id
+
+    def poll(self, request_id: int, timeout: float) -> control.Message | None:
+        """The answer to a request that was begun, or None when it does not come in time.
+
+        Args:
+            request_id: Its number.
+            timeout: Seconds to wait; the wait is cut short by nothing but the answer.
+
+        Raises:
+            VerbError: the daemon refused.
+            LostError: the connection is lost; the request has to be begun again.
+        """
+        deadline = time.monotonic() + timeout
+        try:
+            while self._socket is not None:
+                message = self._receive(deadline)
+                if "event" in message:
+                    self._note_event(message)
+                elif message.get("id") == request_id and "error" in message:
+                    raise _verb_error(_map(message["error"]))
+                elif message.get("id") == request_id and "ok" in message:
+                    return _map(message["ok"])
+        except TimeoutError:
+            return None
+        except _Lost:
+            self.close()
+        raise LostError("the daemon went away", "rrd daemon logs")
 
     def next_event(self, timeout: float | None = None) -> control.Message | None:
         """The next event, or None when none comes in time or the connection is lost (then `connected` is False).
@@ -174,7 +228,7 @@ class Client:
             while not self.events:
                 message = self._receive(deadline)
                 if "event" in message:
-                    self.events.append(message)
+                    self._note_event(message)
         except TimeoutError:
             return None
         except _Lost:
@@ -187,13 +241,18 @@ class Client:
         """Whether there is a connection; it may turn out to be lost at the next use."""
         return self._socket is not None
 
+    def _note_event(self, message: control.Message) -> None:
+        self.events.append(message)
+        self.stopping |= message["event"] == "stopping"
+
     def _open(self) -> None:
         try:
-            self._socket = start.connect_or_start() if self._may_start else start.connect()
+            self._socket = start.connect_or_start() if self._may_start else start.connect(self._path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoDaemonError("no daemon is running", "rrd daemon start") from error
         self._decoder = control.Decoder()
         self._next_id = 1
+        self.stopping = False
 
     def _hello(self) -> None:
         hello = control.hello(AGENT, os.getpid())
@@ -236,7 +295,7 @@ class Client:
                     f"the daemon does not answer to `{verb}` (waited {timeout:.0f} s)", "rrd daemon logs"
                 ) from error
             if "event" in message:
-                self.events.append(message)
+                self._note_event(message)
             elif message.get("id") != request_id:
                 continue  # the answer to a request that was given up
             elif "progress" in message:

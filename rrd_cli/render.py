@@ -23,7 +23,7 @@ REFRESH = 0.1
 
 RECORDING_KEYS: Final = (
     "recording_id", "application_id", "state", "messages", "bytes", "started_at", "ended_at", "sdk_version", "streams",
-    "program", "path",
+    "program", "paths", "error",
 )  # fmt: skip
 """Keys of an object of `rrd ls --json`. Pinned: none goes away, none changes its meaning."""
 DAEMON_KEYS: Final = (
@@ -240,3 +240,8 @@ def print_lines(lines: Sequence[str]) -> None:
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "ascii"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def note(text: str) -> None:
+    """Say something on standard error that is neither result nor error."""
+    print(clean(text), file=sys.stderr)

@@ -41,15 +41,18 @@ def keeper_command() -> list[str]:
     return [sys.executable, "-m", "daemon.keeper"]
 
 
-def connect() -> socket.socket:
+def connect(path: Path | None = None) -> socket.socket:
     """Connect to the daemon that is there.
+
+    Args:
+        path: Its socket, if not the usual one.
 
     Raises:
         FileNotFoundError, ConnectionRefusedError: there is none.
         CliError: the socket's path cannot be used, or belongs to somebody else.
     """
     try:
-        path = paths.socket_path()
+        path = path or paths.socket_path()
     except paths.PathError as error:
         raise CliError(str(error), error.hint) from error
     _check_owner(path.parent)

@@ -18,6 +18,7 @@ VERBS: Final[dict[str, str]] = {
     "detach": "Outputs",
     "ls": "Looking",
     "status": "Looking",
+    "tail": "Files and recordings",
     "forget": "Files and recordings",
     "gc": "Files and recordings",
     "daemon": "The daemon",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ import typer
 
 from daemon import paths
 from rrd_cli import render, start
-from rrd_cli.client import Client
+from rrd_cli.client import Client, LostError
 from rrd_cli.errors import CliError, NoDaemonError
 from rrd_cli.tree import examples
 
@@ -61,7 +62,8 @@ def stop(
             render.print_lines(["no daemon is running"])
             return
         pid = client.daemon_pid
-        client.call("stop", {"force": force})
+        with contextlib.suppress(LostError):  # likewise
+            client.call("stop", {"force": force})
     _wait_gone()
     render.print_lines([f"the daemon stopped (pid {pid})"])
 
@@ -75,7 +77,8 @@ def restart() -> None:
     with Client() as client:
         client.connect()
         before = client.daemon_pid
-        client.call("restart", {})
+        with contextlib.suppress(LostError):  # it may be gone before its answer is
+            client.call("restart")
         client.close()
         deadline = time.monotonic() + STOP_DEADLINE
         while True:

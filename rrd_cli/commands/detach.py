@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import os
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrd_cli import render
+from rrd_cli import render, sources
 from rrd_cli.client import Client
 from rrd_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 EXAMPLES = """
-rrd detach file-1           its id stands in: rrd status
+rrd detach file-1a2b        its id stands in: rrd status
+rrd detach run.rrd
 rrd detach --all
 """
 
 
 def run(
     sink: Annotated[
-        list[str] | None, typer.Argument(metavar="SINK", help="Ids of outputs, as in rrd status.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="SINK", help="Outputs, by id as in rrd status, or by file or URL.", show_default=False),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All outputs.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one object: sinks (the ids that were detached).")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: sinks, as in status.")] = False,
 ) -> None:
     """Stop outputs. What a file has by then stays in it, as a complete file; programs and other outputs go on."""
     if everything == bool(sink):
         raise UsageError("name the outputs to detach, or say --all", "rrd status lists them")
-    gone: list[str] = []
+    gone: list[dict[str, Any]] = []
     with Client() as client:
         for name in ["all"] if everything else sink or ():
-            answer: dict[str, Any] = client.call("detach", {"sink": name})
-            gone += [str(found) for found in answer.get("sinks") or ()]
+            target = os.path.abspath(name) if sources.is_file_name(name) and "://" not in name else name
+            answer = client.call("detach", {"sink": target})
+            gone += [render.pinned(found, render.SINK_KEYS) for found in answer.get("sinks") or ()]
     if json:
         render.print_lines([render.as_json({"sinks": gone})])
     else:
-        render.print_lines([f"detached {render.clean(name)}" for name in gone] or ["there was no output to detach"])
+        render.print_lines([line(found) for found in gone] or ["there was no output to detach"])
+
+
+def line(sink: Mapping[str, Any]) -> str:
+    """What became of an output."""
+    count = sink["delivered_messages"]
+    delivered = "" if count is None else f", {render.plural(count, 'message')} delivered"
+    return f"detached {render.clean(sink['id'])}: {render.clean(sink['target'])}{delivered}"

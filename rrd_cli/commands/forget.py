@@ -21,6 +21,8 @@ rrd forget --older-than 7d
 rrd forget --ended --dry-run         only show what it would free
 """
 
+NAMED = 5
+"""How many recordings are named in a sentence."""
 UNITS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -35,7 +37,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be freed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings, bytes.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings (names), bytes, streams.")] = False,
 ) -> None:
     """Drop ended recordings from the spool. Files saved from them stay; live recordings are never dropped."""
     if sum((bool(recording), ended, older_than is not None)) != 1:
@@ -62,11 +64,14 @@ def run(
 
 
 def sentence(answer: Mapping[str, Any], verb: str) -> str:
-    """`forgot 3 recordings, 1.2 GB`"""
-    count = int(answer.get("recordings") or 0)
-    if not count:
+    """`forgot 3 recordings (frees 1.2 GB): app/one, app/two, app/three`"""
+    names = [render.clean(name) for name in answer.get("recordings") or ()]
+    if not names:
         return "nothing to forget"
-    return f"{verb} {render.plural(count, 'recording')}, {render.size(answer.get('bytes'))}"
+    listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    freed = int(answer.get("bytes") or 0)
+    space = f"frees {render.size(freed)}" if freed else "frees nothing: files elsewhere are the same on disk"
+    return f"{verb} {render.plural(len(names), 'recording')} ({space}): {listed}"
 
 
 def seconds(text: str) -> float:

@@ -18,7 +18,7 @@ rrd gc
 
 def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be freed.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings, bytes.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: recordings (names), bytes, streams.")] = False,
 ) -> None:
     """Apply retention now: drop the oldest ended recordings until the spool is within its limits.
 

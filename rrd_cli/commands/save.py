@@ -68,9 +68,11 @@ def run(
 def lines(answer: Mapping[str, Any], out: str) -> list[str]:
     """What was done, in a sentence or two."""
     chose = render.clean(answer.get("chose") or "it")
-    if answer.get("complete"):
-        return [f"saved {chose} to {render.clean(out)}"]
     sink = answer.get("sink") or {}
+    if answer.get("complete"):
+        count = sink.get("delivered_messages")
+        much = f" ({render.plural(count, 'message')})" if count is not None else ""
+        return [f"saved {chose} to {render.clean(out)}{much}"]
     return [
         f"saving {chose} to {render.clean(out)}, until it ends",
         f"to stop before: rrd detach {render.clean(sink.get('id', '--all'))}",

@@ -68,7 +68,7 @@ def _streams(streams: list[Mapping[str, Any]], now: float) -> list[str]:
         (
             render.clean(stream.get("id", "-")),
             render.clean(stream.get("kind", "-")),
-            render.clean(stream.get("application_id") or "-"),
+            _recordings(stream),
             render.clean(stream.get("state") or ("ended" if stream.get("ended") else "live")),
             render.number(stream.get("messages")),
             render.size(stream.get("bytes", stream.get("committed"))),
@@ -77,8 +77,22 @@ def _streams(streams: list[Mapping[str, Any]], now: float) -> list[str]:
         )
         for stream in streams
     ]
-    header = ("STREAM", "KIND", "APPLICATION", "STATE", "MESSAGES", "SIZE", "STARTED", "PROGRAM")
-    return render.table(header, rows, right=(4, 5))
+    header = ("STREAM", "KIND", "RECORDING", "STATE", "MESSAGES", "SIZE", "STARTED", "PROGRAM")
+    found = render.table(header, rows, right=(4, 5))
+    for stream in streams:
+        name = render.clean(stream.get("id", "-"))
+        if stream.get("error"):
+            found.append(f"  {name}: {render.styled(render.clean(stream['error']), 'bad', sys.stdout)}")
+        if stream.get("dropped_bytes"):
+            found.append(f"  {name}: {render.size(stream['dropped_bytes'])} lost")
+    return found
+
+
+def _recordings(stream: Mapping[str, Any]) -> str:
+    names = [f"{one.get('application_id') or '?'}/{one.get('recording_id')}" for one in stream.get("recordings") or ()]
+    if len(names) > 1:
+        return f"{render.clean(names[0])} and {len(names) - 1} more"
+    return render.clean(names[0]) if names else "-"
 
 
 def _sinks(sinks: list[Mapping[str, Any]]) -> list[str]:
