@@ -249,6 +249,7 @@ class _Peer:
             self._nursery.start_soon(self._deadline, event.call, event.timeout)
         if event.method == WRITE_MESSAGES:
             self._writes[event.call] = _Write()
+            self._connection.bulk(event.call)
             self._connection.answer(event.call)
         elif event.method == READ_MESSAGES:
             self._reads[event.call] = trio.CancelScope()
@@ -309,6 +310,7 @@ class _Peer:
         if scope is not None:
             scope.cancel()
         self._unary.discard(call)
+        self._connection.forget(call)
 
     # ---- writing
 
