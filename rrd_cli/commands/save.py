@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.wire.control import VerbError
-from rrd_cli import render, sources
+from rrd_cli import render, sources, tailing
 from rrd_cli.client import Client
 from rrd_cli.errors import CliError
 
@@ -65,6 +65,23 @@ def run(
         render.print_lines(lines(answer, out))
 
 
+class Watcher:
+    """Shows progress messages; and what a sink complains of, once each."""
+
+    def __init__(self, progress: render.Progress) -> None:
+        self._progress = progress
+        self._said = ""
+
+    def __call__(self, message: Mapping[str, Any]) -> None:
+        """Take in one message."""
+        trouble = str(message.get("last_error") or "")
+        if trouble and trouble != self._said:
+            self._progress.clear()
+            render.note(f"waiting: {trouble}")
+        self._said = trouble
+        self._progress.from_message(message)
+
+
 def lines(answer: Mapping[str, Any], out: str) -> list[str]:
     """What was done, in a sentence or two."""
     chose = render.clean(answer.get("chose") or "it")
@@ -83,11 +100,11 @@ def _save(client: Client, args: dict[str, Any], progress: render.Progress) -> di
     client.connect()
     before = client.connections
     try:
-        return client.call("save", args, timeout=None, repeat=True, on_progress=progress.from_message)
+        return client.call("save", args, timeout=None, repeat=True, on_progress=Watcher(progress))
     except VerbError as error:
         if error.code != "exists" or client.connections == before:
             raise
-        # Said again to a daemon that came back, and the file is there: it is the sink of the first time.
+        # Said again to a daemon that came back, and the file is there: the first saying made it.
         return _join(client, args, error)
 
 
@@ -103,8 +120,9 @@ def _join(client: Client, args: Mapping[str, Any], refused: VerbError) -> dict[s
         sinks = client.call("status").get("sinks") or ()
         sink = next((found for found in sinks if found.get("target") == args["path"]), None)
         if sink is None:
-            if seen is None:
+            if seen is None and not _is_complete(args["path"]):
                 raise refused
+            seen = seen or {"target": args["path"]}
             return {"sink": seen, "chose": seen.get("source") or "it", "complete": True}
         seen = sink
         if sink.get("state") == "failed":
@@ -115,12 +133,42 @@ def _join(client: Client, args: Mapping[str, Any], refused: VerbError) -> dict[s
         time.sleep(STATUS_POLL)
 
 
+def _is_complete(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return tailing.is_complete(file.fileno())
+    except OSError:
+        return False
+
+
 def _save_stdin(client: Client, args: dict[str, Any], progress: render.Progress) -> dict[str, Any]:
     """Hand standard input to the daemon and stay until all of it is in the file."""
     with sources.stdin_pipe() as pipe:
         stream = open_stdin(client, pipe)
         answer = _save(client, args | {"stream": stream, "wait": True}, progress)
-        return answer | {"chose": "standard input"}
+    _check_stdin(client, stream, answer)
+    return answer | {"chose": "standard input"}
+
+
+def _check_stdin(client: Client, stream: str, answer: Mapping[str, Any]) -> None:
+    """See whether all that came was a stream.
+
+    Raises:
+        CliError: it was damaged, cut off or empty; what is whole of it has been saved.
+    """
+    sink = answer.get("sink") or {}
+    count = int(sink.get("delivered_messages") or 0)
+    kept = f"{render.plural(count, 'message')} before it {'is' if count == 1 else 'are'} in {sink.get('target')}"
+    ended: dict[str, Any] = {}
+    for event in client.events:
+        if event["event"] == "ended" and (event.get("data") or {}).get("stream") == stream:
+            ended = event["data"]
+    if ended.get("error"):
+        raise CliError(f"standard input is damaged: {ended['error']}", kept if count else "")
+    if ended.get("dropped_bytes"):
+        raise CliError(f"standard input ends in the middle of a message ({ended['dropped_bytes']} bytes of it)", kept)
+    if not count:
+        raise CliError("standard input ended without a message", "does the program write its stream to stdout?")
 
 
 def open_stdin(client: Client, pipe: int) -> str:
