@@ -1,12 +1,13 @@
 """A headless Chromium for tests, driven over its DevTools protocol.
 
-Rules: one browser process a `Browser`, with a profile of its own; the protocol goes over two pipes (NUL-terminated JSON), so
-that there is no port to find and nothing to install; every wait has a deadline.
+Rules: one browser process a `Browser`, with a profile of its own; the protocol goes over two pipes (NUL-terminated
+JSON), so that there is no port to find and nothing to install; every wait has a deadline.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -20,8 +21,9 @@ from typing import Any
 
 BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-extensions", "--mute-audio",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--mute-audio",
+    "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--disable-extensions",
     "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--no-default-browser-check",
 ]
 
@@ -52,8 +54,8 @@ class Browser:
             os.dup2(103, 3)
             os.dup2(104, 4)
 
-        self._log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(command, preexec_fn=arrange, close_fds=False, start_new_session=True,  # noqa: PLW1509
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self.process = subprocess.Popen(command, preexec_fn=arrange, close_fds=False, start_new_session=True,
                                         stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log)
         os.close(to_read)
         os.close(from_write)
@@ -76,10 +78,8 @@ class Browser:
             self.process.wait(5)
         except (BrowserError, OSError, subprocess.TimeoutExpired):
             pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(10)
         os.close(self._to)
         os.close(self._from)

@@ -1,0 +1,1 @@
+"""The web server: the viewer's page, the list of recordings, live data over WebSocket."""

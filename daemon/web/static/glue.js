@@ -1,0 +1,66 @@
+// Starts the viewer, whichever of its two packagings was found: the notebook's module, or the executable's script.
+
+/** Plain http away from localhost has no randomUUID, and the viewer names its channels with it. */
+crypto.randomUUID ??= () =>
+  "10000000-1000-4000-8000-100000000000".replace(/[018]/g, (c) =>
+    (+c ^ (crypto.getRandomValues(new Uint8Array(1))[0] & (15 >> (+c / 4)))).toString(16));
+
+// The viewer logs a line for each message it receives when it thinks that somebody reads them.
+if (!new URLSearchParams(location.search).has("debug")) console.debug = () => {};
+
+const theme = () => (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark");
+const options = () => ({ hide_welcome_screen: true, width: "100%", height: "100%", theme: theme() });
+
+/**
+ * @param {{base: string, script: string, kind: string}} assets
+ * @param {HTMLElement} parent
+ * @returns the viewer, ready: `open_channel(name).send_rrd(bytes)`, and whatever its version has
+ */
+export function startViewer(assets, parent) {
+  return assets.kind === "notebook" ? startNotebook(assets, parent) : startExecutable(assets, parent);
+}
+
+async function startNotebook(assets, parent) {
+  const { WebViewer } = await import(assets.base + assets.script);
+  const viewer = new WebViewer();
+  const ready = new Promise((resolve) => viewer.on("ready", resolve));
+  await viewer.start(null, parent, options());
+  await ready;
+  return viewer;
+}
+
+/** The executable's script defines wasm_bindgen and no more; this gives it the notebook's shape. */
+class ExecutableViewer {
+  constructor(handle, canvas) {
+    this.handle = handle;
+    this.canvas = canvas;
+    this.ready = true;
+  }
+
+  open_channel(name) {
+    const id = crypto.randomUUID();
+    this.handle.open_channel(id, name);
+    return {
+      ready: true,
+      send_rrd: (data) => this.handle.send_rrd_to_channel(id, data),
+      close: () => this.handle.close_channel(id),
+    };
+  }
+}
+
+async function startExecutable(assets, parent) {
+  await new Promise((resolve, reject) => {
+    const script = document.createElement("script");
+    script.src = assets.base + assets.script;
+    script.onload = resolve;
+    script.onerror = () => reject(new Error("its script cannot be loaded"));
+    document.head.append(script);
+  });
+  const canvas = document.createElement("canvas");
+  canvas.style.cssText = "width:100%;height:100%;display:block";
+  parent.append(canvas);
+  await wasm_bindgen({ module_or_path: fetch(assets.base + "re_viewer_bg.wasm") });
+  const handle = new wasm_bindgen.WebHandle({ ...options(), enable_history: false, on_viewer_event: () => {} });
+  await handle.start(canvas);
+  return new ExecutableViewer(handle, canvas);
+}
