@@ -152,23 +152,26 @@ class Ipc:
         buf: The frame's payload, or a beginning of it.
         msg: Its envelope.
         whole: Decompress all of it at once.
+        salvage: Make do with what is there of a message that was cut.
 
     Raises:
         BadChunkError: it cannot be decompressed.
         NeedMore: `buf` is too short.
     """
 
-    __slots__ = ("_buf", "_msg", "raw", "whole")
+    __slots__ = ("_buf", "_msg", "_salvage", "raw", "whole")
 
-    def __init__(self, buf: Buffer, msg: ArrowMsg, whole: bool) -> None:
+    def __init__(self, buf: Buffer, msg: ArrowMsg, whole: bool = False, *, salvage: bool = False) -> None:
         self._buf = buf
         self._msg = msg
-        self.whole = whole or msg.uncompressed_size < PARTIAL_FROM or (msg.compression == LZ4 and _partial is None)
+        self._salvage = salvage
+        small = msg.uncompressed_size < PARTIAL_FROM and not salvage
+        self.whole = whole or small or (msg.compression == LZ4 and _partial is None)
         self.raw: Buffer = b""
         if self.whole:
             self._load_all()
         else:
-            self._load(PREFIX)
+            self._load(min(PREFIX, msg.uncompressed_size))
 
     def upto(self, size: int) -> Buffer:
         """The first `size` bytes at least.
@@ -205,11 +208,11 @@ class Ipc:
         # A prefix of the output needs at most this much of the input: literals are one to one.
         need = min(length, want + want // LZ4_RATIO + LZ4_SLACK if compression == LZ4 else want)
         source = bytes(self._buf[start : start + need])
-        if len(source) < need:
+        if len(source) < need and not self._salvage:
             raise NeedMore
         if compression == LZ4:
             out = ctypes.create_string_buffer(want)
-            got = _partial(source, out, need, want, want) if _partial is not None else -1
+            got = _partial(source, out, len(source), want, want) if _partial is not None else -1
             if got < 0:
                 raise BadChunkError("LZ4 data is damaged")
             self.raw = out.raw[:got]

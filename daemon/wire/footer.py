@@ -44,7 +44,6 @@ from daemon.wire.protobuf import fields, length_delimited, varint_field
 from daemon.wire.rrd import FOOTER_CRC_SEED, FRAME_HEADER_SIZE, Kind, Tail, frame_header
 from daemon.wire.sorbet import (
     CLEAR_IS_RECURSIVE,
-    UNVERSIONED,
     ChunkSchema,
     Descriptor,
     UnsupportedChunkError,
@@ -203,6 +202,7 @@ class FooterBuilder:
         self._templates: dict[tuple[bytes, ...], _Template] = {}
         self._layouts: dict[int, list[_Layout]] = {}
         self._last: _Template | None = None
+        self._known: set[tuple[bytes, bytes]] | None = None
 
     @property
     def chunks(self) -> int:
@@ -230,7 +230,9 @@ class FooterBuilder:
         if store.application_id:
             self._applications[store.kind, store.recording_id] = store.application_id
 
-    def add(self, payload: Buffer, offset: int, *, size: int | None = None, check: bool = False) -> None:
+    def add(
+        self, payload: Buffer, offset: int, *, size: int | None = None, check: bool = False, once: bool = False
+    ) -> bool:
         """Take the next ArrowMsg frame.
 
         Args:
@@ -238,15 +240,20 @@ class FooterBuilder:
             offset: Where in the file that payload starts.
             size: Its length, where `payload` is only a beginning of it.
             check: Decode it completely, so that damage is found wherever it can be.
+            once: Refuse a chunk whose id was there before. The set of ids costs another 100 bytes a chunk.
+
+        Returns:
+            False: it was there before, and was not taken.
 
         Raises:
             BadChunkError: it is damaged; as if it had not been given.
             NeedMore: `payload` must be longer; as if it had not been given.
         """
         try:
-            self._add(payload, offset, len(payload) if size is None else size, check)
+            return self._add(payload, offset, len(payload) if size is None else size, check, once)
         except UnsupportedChunkError as error:
             self.problem = self.problem or f"there is {error}"
+            return True
         except (IndexError, struct.error, KeyError, OverflowError, OSError, pa.ArrowException) as error:
             raise BadChunkError(f"damaged ({(str(error).splitlines() or ['?'])[0]})") from None
         except ValueError as error:
@@ -254,7 +261,7 @@ class FooterBuilder:
                 raise
             raise BadChunkError(f"damaged ({error})") from None
 
-    def _add(self, payload: Buffer, offset: int, size: int, check: bool) -> None:
+    def _add(self, payload: Buffer, offset: int, size: int, check: bool, once: bool) -> bool:
         msg = parse_arrow_msg(payload, size)
         ipc = Ipc(payload, msg, check)
         end = schema_end(ipc)
@@ -263,6 +270,8 @@ class FooterBuilder:
         schema = template.schema
         if msg.chunk_id is not None and msg.chunk_id != identity:
             raise BadChunkError("a chunk of two ids")
+        if once and self._is_known(msg.store, identity):
+            return False
         batch = parse_record_batch(ipc, end)
         if batch.node_count != schema.nodes or batch.buffer_count != schema.buffers:
             raise BadChunkError("a record batch that does not fit its schema")
@@ -299,7 +308,7 @@ class FooterBuilder:
         if self._is_over or (not schema.components and schema.version <= "0.1.0"):
             # Chunks of indicators alone, as old SDKs sent them: readers drop the column, and then the chunk.
             self._last = None
-            return
+            return True
         if is_new is not None:
             self._remember(msg.store, head, template, is_new)
         # From here on nothing fails any more.
@@ -308,7 +317,7 @@ class FooterBuilder:
         self._cells += store.columns
         if self._cells > self._max_cells:
             self._give_up()
-            return
+            return True
         for i in filled:
             template.empty[i] = False
         for i, (first, last) in enumerate(ranges):
@@ -318,10 +327,22 @@ class FooterBuilder:
             template.sparse.append((len(template.rows), sparse))
         template.rows.append(len(store.offsets))
         store.ids += identity
+        if self._known is not None:
+            self._known.add((msg.store, identity))
         store.offsets.append(offset)
         store.sizes.append(size)
         store.uncompressed.append(msg.uncompressed_size)
         store.row_counts.append(rows)
+        return True
+
+    def _is_known(self, raw_id: bytes, identity: bytes) -> bool:
+        if self._known is None:
+            self._known = {
+                (raw, bytes(store.ids[at : at + 16]))
+                for raw, store in self._by_raw_id.items()
+                for at in range(0, len(store.ids), 16)
+            }
+        return (raw_id, identity) in self._known
 
     def _give_up(self) -> None:
         """Too many cells: from now on chunks are looked at, and nothing is kept of them."""
@@ -452,6 +473,52 @@ class _Layout(NamedTuple):
                 chunk_id = found[0] + len(b"chunk_")
         edges = [0, *(edge for cut in sorted(set(cuts)) for edge in cut), len(head)]
         return cls(tuple(slice(edges[i], edges[i + 1]) for i in range(0, len(edges), 2)), chunk_id)
+
+
+def log_time_of(payload: Buffer, size: int) -> Range | None:
+    """First and last log time of a chunk of which only a beginning is left; None if that cannot be told.
+
+    Args:
+        payload: What there is of an ArrowMsg frame.
+        size: The length that it should have.
+    """
+    try:
+        msg = parse_arrow_msg(payload, size)
+        ipc = Ipc(payload, msg, salvage=True)
+        end = schema_end(ipc)
+        schema = parse_chunk_schema(pa.ipc.read_schema(pa.py_buffer(bytes(ipc.upto(end)[:end]))))
+        batch = parse_record_batch(ipc, end)
+        for time in schema.times:
+            if time.name == LOG_TIME:
+                place = batch.body + _qq(ipc.raw, batch.buffers + 16 * (time.buffer + 1))[0]
+                return _time_range(ipc.upto(place + 8 * batch.rows), place, batch.rows, time.sorted)
+    except (ValueError, NeedMore, IndexError, KeyError, OverflowError, struct.error, OSError, pa.ArrowException):
+        return None
+    return None
+
+
+def with_chunk_id(payload: bytes) -> bytes:
+    """A chunk of SDK 0.23, whose envelope does not say its id, as newer SDKs send it; others as they are.
+
+    `rerun rrd verify` takes that id for granted where there is a footer.
+
+    Raises:
+        BadChunkError: it is damaged.
+    """
+    try:
+        msg = parse_arrow_msg(payload, len(payload))
+        if msg.chunk_id is not None:
+            return payload
+        ipc = Ipc(payload, msg)
+        end = schema_end(ipc)
+        schema = parse_chunk_schema(pa.ipc.read_schema(pa.py_buffer(bytes(ipc.upto(end)[:end]))))
+    except UnsupportedChunkError:
+        return payload
+    except (IndexError, struct.error, KeyError, OverflowError, OSError, ValueError, pa.ArrowException) as error:
+        raise BadChunkError(f"damaged ({error})") from None
+    time, increment = schema.chunk_id[7::-1], schema.chunk_id[:7:-1]
+    tuid = b"\x09" + time + b"\x11" + increment
+    return payload + length_delimited(6, tuid) + varint_field(7, int(schema.is_static))
 
 
 def _check(raw: Buffer, schema_end: int, batch_end: int, schema: pa.Schema) -> None:
@@ -741,7 +808,6 @@ def _parse_manifest(raw: Buffer) -> Manifest:
 __all__ = [
     "LOG_TIME",
     "MAX_CELLS",
-    "UNVERSIONED",
     "BadChunkError",
     "FooterBuilder",
     "Manifest",
@@ -749,5 +815,7 @@ __all__ = [
     "NoFooterError",
     "StoreSummary",
     "footer_is_trustworthy",
+    "log_time_of",
     "parse_footer",
+    "with_chunk_id",
 ]
