@@ -1,0 +1,80 @@
+//! Where the daemon's socket and its files are. The same rules as in the daemon (daemon/paths.py).
+//!
+//! XDG variables are honoured, so several daemons can live apart; a directory of somebody else is refused.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+
+/// `sun_path` holds 108 bytes with its final NUL (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Directory of the control socket and the locks: `$XDG_RUNTIME_DIR/rrd`, else a private one in the temp dir.
+pub fn runtime_dir() -> PathBuf {
+    match set("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|base| base.is_dir()) {
+        Some(base) => base.join("rrd"),
+        None => temp_dir().join(format!("rrd-{}", rustix::process::getuid().as_raw())),
+    }
+}
+
+/// Path of the control socket.
+pub fn socket_path() -> Result<PathBuf, Error> {
+    let path = runtime_dir().join("control.sock");
+    let length = path.as_os_str().as_bytes().len();
+    if length > MAX_SOCKET_PATH {
+        return Err(Error::unavailable(
+            format!("socket path is {length} bytes long, at most {MAX_SOCKET_PATH} are possible: {}", path.display()),
+            "set XDG_RUNTIME_DIR to a shorter directory",
+        ));
+    }
+    Ok(path)
+}
+
+/// Path of the daemon's own log (text): where a daemon that this process starts writes to.
+pub fn daemon_log_path() -> PathBuf {
+    let base = set("XDG_STATE_HOME").map(PathBuf::from).filter(|base| base.is_absolute());
+    let base = base.unwrap_or_else(|| PathBuf::from(set("HOME").unwrap_or_else(|| "/".into())).join(".local/state"));
+    base.join("rrd/daemon.log")
+}
+
+/// Make a directory that only its owner can enter, or check that it is one.
+pub fn make_private(path: &Path) -> Result<(), Error> {
+    let failed = |error: io::Error| {
+        Error::unavailable(
+            format!("cannot make directory: {error}: {}", path.display()),
+            "check the directory above it",
+        )
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+    let found = fs::symlink_metadata(path).map_err(failed)?;
+    if !found.is_dir() {
+        return Err(Error::unavailable(format!("not a directory: {}", path.display()), "remove it"));
+    }
+    if found.uid() != rustix::process::getuid().as_raw() {
+        return Err(Error::unavailable(
+            format!("directory belongs to uid {}, not to you: {}", found.uid(), path.display()),
+            "set XDG_RUNTIME_DIR",
+        ));
+    }
+    if found.mode() & 0o077 != 0 {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn set(variable: &str) -> Option<OsString> {
+    env::var_os(variable).filter(|value| !value.is_empty())
+}
+
+/// As Python's tempfile.gettempdir chooses it, since the daemon may be started by either.
+fn temp_dir() -> PathBuf {
+    let named = ["TMPDIR", "TEMP", "TMP"].iter().filter_map(|name| set(name)).map(PathBuf::from);
+    let usual = ["/tmp", "/var/tmp", "/usr/tmp"].iter().map(PathBuf::from);
+    named.chain(usual).find(|path| path.is_dir()).unwrap_or_else(|| ".".into())
+}

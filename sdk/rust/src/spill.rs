@@ -1,0 +1,75 @@
+//! What is done with the pipes while there is neither daemon nor keeper: their bytes are appended to the logs.
+//!
+//! A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
+//!
+//! Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs;
+//! a log is never made, only continued; what a log does not take stays in its pipe.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{flock, FlockOperation};
+
+use crate::link::Stream;
+use crate::paths;
+
+/// The lock is held at most this long in one go: a keeper may want to start.
+const SLICE: Duration = Duration::from_millis(200);
+const PIECE: usize = 1 << 16;
+
+/// Move what is in the pipes to their logs, if nobody else can. Returns the number of bytes moved.
+pub fn spill(streams: &[Arc<Stream>]) -> u64 {
+    if !streams.iter().any(|stream| stream.pipe.unread() > 0) {
+        return 0;
+    }
+    let Some(_lock) = nobody_home() else { return 0 };
+    let until = Instant::now() + SLICE;
+    let mut logs: Vec<_> = streams.iter().filter_map(|stream| Some((stream, log_of(stream)?))).collect();
+    let mut total = 0;
+    loop {
+        let before = total;
+        logs.retain_mut(|(stream, log)| match step(stream, log) {
+            Ok(moved) => {
+                total += moved;
+                true
+            }
+            // What was read and not written is lost; a gap makes all that follows unreadable, so the log ends here.
+            Err(error) => {
+                stream.broken(&error);
+                false
+            }
+        });
+        if total == before || Instant::now() > until {
+            return total;
+        }
+    }
+}
+
+/// The keeper's lock, if no keeper is alive.
+fn nobody_home() -> Option<File> {
+    let path = paths::runtime_dir().join("keeper.lock");
+    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).ok()?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(file)
+}
+
+fn log_of(stream: &Stream) -> Option<File> {
+    if stream.is_broken() {
+        return None;
+    }
+    OpenOptions::new().append(true).open(&stream.log).ok()
+}
+
+fn step(stream: &Stream, log: &mut File) -> io::Result<u64> {
+    let waiting = usize::try_from(stream.pipe.unread()).unwrap_or(PIECE).min(PIECE);
+    if waiting == 0 {
+        return Ok(0);
+    }
+    let mut piece = vec![0; waiting];
+    let count = stream.pipe.reader()?.read(&mut piece)?;
+    log.write_all(&piece[..count])?;
+    Ok(count as u64)
+}
