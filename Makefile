@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint types unit bench completions clean
 
 demo: $(STAMP)
-	@$(BIN)/python -m bench.demo
+	@$(BIN)/python examples/demo.py
 
 test: lint types unit
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -49,16 +50,15 @@ def settled(home: Home) -> list[dict]:
 
 def test_program_exits_while_the_daemon_is_dead(daemon: Home, verify) -> None:
     """The keeper holds the pipe: what the program wrote before it ended is there for the next daemon."""
-    with Program(daemon, "last words", rows=200) as program:
-        out = daemon.path / "out.rrd"
-        daemon.cli("save", out, f"stream:{program.stream}")
+    out = daemon.path / "out.rrd"
+    with Program(daemon, "last words", rows=2_000, pause=0.001, save=out) as program:
         pid = daemon.daemon_pid()
         os.kill(pid, signal.SIGSTOP)  # it cannot move a byte any more
         program.finish()
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: settled(daemon), "the file")
     verify(out)
-    assert rows(out) == list(range(200))
+    assert rows(out) == list(range(2_000))
 
 
 def test_keeper_dies(daemon: Home) -> None:
@@ -125,6 +125,5 @@ def test_many_start_at_once(home: Home) -> None:
     for one in every:
         text, _ = one.communicate(timeout=60)
         assert one.returncode == 0
-        import json
         pids.add(json.loads(text)["daemon"]["pid"])
     assert len(pids) == 1
