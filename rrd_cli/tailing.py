@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.spool.scanner import Frame, Scanner
 from daemon.wire.logmsg import BLUEPRINT, parse_store_id
 from daemon.wire.rrd import (
+    FRAME_HEADER,
     FRAME_HEADER_SIZE,
     TAIL_SIZE,
     FormatError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 PIECE = 8 << 20
 """Bytes that are scanned before they are sent: they are still in the page cache then."""
+WINDOW = 64 << 10
+"""Bytes of small frames that are looked at together."""
 SEND = 1 << 30
 """Most that one sendfile is asked for; the kernel's own limit is 2 GiB."""
 COPY = 1 << 20
@@ -202,8 +205,12 @@ class Reader:
 
     def _pump_verbatim(self, out: Output) -> None:
         scanner = self._scanner
+        size = os.fstat(self.fd).st_size
         try:
             for _ in self._frames():
+                # Nobody asks whose the frames are: the scanner is needed for what is not data only.
+                limit = min(size, self._sent + PIECE)
+                scanner.position = scanner.data_end = skip_data(self.fd, scanner.position, limit)
                 if scanner.position - self._sent >= PIECE:
                     self._send_up_to(out, scanner.position)
         finally:
@@ -269,6 +276,32 @@ class Reader:
     def _damaged(self, error: FormatError) -> CliError:
         hint = "" if error.offset == 0 else f"what can be read of it: rrd recover {self.path}"
         return CliError(f"{error}: {self.path}", hint)
+
+
+def skip_data(fd: int, position: int, limit: int) -> int:
+    """Walk over whole data frames, quickly.
+
+    Args:
+        fd: The file.
+        position: Where a frame starts.
+        limit: Nothing that ends after this is passed.
+
+    Returns:
+        The end of the last one that was passed: what follows is not whole, or something else than data.
+    """
+    unpack = FRAME_HEADER.unpack_from
+    while position + FRAME_HEADER_SIZE <= limit:
+        window = os.pread(fd, WINDOW, position)
+        at, last = 0, min(len(window), limit - position) - FRAME_HEADER_SIZE
+        while at <= last:
+            kind, length = unpack(window, at)
+            if not 0 < kind < 4 or at + length > limit - position - FRAME_HEADER_SIZE:
+                return position + at
+            at += FRAME_HEADER_SIZE + length
+        if at == 0:
+            break
+        position += at
+    return position
 
 
 class Runs:

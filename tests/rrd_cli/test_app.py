@@ -121,7 +121,8 @@ class TestInstallation:
     def run(self, directory):
         env = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
         code = "import sys; from rrd_cli.app import main; sys.exit(main(['--version']))"
-        return subprocess.run([sys.executable, "-S", "-P", "-c", code], env=env, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-S", "-P", "-c", code]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
 
     @pytest.fixture
     def site(self, tmp_path):
