@@ -7,6 +7,8 @@
     rrd.save("run.rrd")          # a file; a second rrd.save() adds a second one
     rr.log(...)                  # everything else stays as it is
 
+or, with nothing but the import changed: `import rrd as rr`. What is not defined here is Rerun's own.
+
 Every function works on the active recording or on `recording=`, and streams it into the daemon first if it is not
 yet; what was logged before is not lost. The real SDK does the encoding and the logging.
 
@@ -40,13 +42,16 @@ __all__ = [
     "__version__",
     "attach",
     "connect",
+    "connect_grpc",
     "detach",
     "flush",
+    "init",
     "save",
     "script_add_args",
     "script_setup",
     "script_teardown",
     "serve",
+    "serve_web",
     "spawn",
     "stdout",
 ]
@@ -92,6 +97,31 @@ class Sink:
 
     def __repr__(self) -> str:
         return f"rrd.Sink(id={self.id!r}, path={self.path!r})"
+
+
+def init(
+    application_id: str,
+    *,
+    spawn: bool = False,
+    default_blueprint: rr.BlueprintLike | None = None,
+    **options: Any,  # noqa: ANN401 - passed on as they are
+) -> None:
+    """`rr.init`, with the daemon's viewer when it is to spawn one.
+
+    Args:
+        application_id: As in `rr.init`.
+        spawn: As in `rr.init`, through `rrd.spawn`.
+        default_blueprint: As in `rr.init`.
+        options: The others of `rr.init`.
+
+    Raises:
+        Error: no viewer could be found or started.
+    """
+    import rerun
+
+    rerun.init(application_id, default_blueprint=default_blueprint, **options)
+    if spawn:
+        globals()["spawn"](default_blueprint=default_blueprint)
 
 
 def attach(recording: rr.RecordingStream | None = None, *, default_blueprint: rr.BlueprintLike | None = None) -> Stream:
@@ -250,6 +280,12 @@ def serve(
     if web_port is not None:
         args["port"] = web_port
     return _show("serve", args, recording, default_blueprint)
+
+
+connect_grpc = connect
+"""Rerun's name for it."""
+serve_web = serve
+"""Rerun's name for it, in versions that have it."""
 
 
 def stdout(
@@ -468,3 +504,12 @@ def _sink(answer: dict[str, Any], target: str) -> Sink:
     if isinstance(sink, dict):
         return Sink(str(sink.get("id", "")), str(answer.get("url") or sink.get("target") or target))
     return Sink(str(sink or ""), str(answer.get("url") or target))
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - Rerun's names have all kinds of types
+    # Only what is not here is looked up, when it is looked up: importing this module does not import Rerun.
+    if name.startswith("__"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import rerun
+
+    return getattr(rerun, name)

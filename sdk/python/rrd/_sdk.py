@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._errors import Error
 
@@ -45,11 +45,12 @@ def resolve(recording: rr.RecordingStream | None) -> Target | None:
     import rerun
 
     found = rerun.get_data_recording(recording)
-    application_id = None if found is None else rerun.get_application_id(found)
-    recording_id = None if found is None else rerun.get_recording_id(found)
-    if found is None or application_id is None or recording_id is None:
+    if found is None:
         raise Error("usage", "no recording is active", "call rerun.init() first, or pass recording=")
-    if not rerun.is_enabled(found):
+    application_id = rerun.get_application_id(found)
+    recording_id = rerun.get_recording_id(found)
+    # A recording that is switched off does not know its own ids.
+    if not rerun.is_enabled(found) or application_id is None or recording_id is None:
         return None
     return Target(found, str(application_id), str(recording_id), _identity(found))
 
@@ -161,7 +162,7 @@ def flush(recording: rr.RecordingStream, timeout: float | None) -> None:
         except (RuntimeError, ValueError, OSError) as error:
             raise Error("timeout", f"the SDK could not flush: {error}", "see `rrd status`") from error
     else:
-        recording.flush(blocking=True)
+        _flush_old(recording, blocking=True)
 
 
 def start_flush(recording: rr.RecordingStream) -> None:
@@ -169,7 +170,11 @@ def start_flush(recording: rr.RecordingStream) -> None:
     if _flush_has_timeout(recording):
         recording.flush(timeout_sec=0.0)
     else:
-        recording.flush(blocking=False)
+        _flush_old(recording, blocking=False)
+
+
+def _flush_old(recording: Any, *, blocking: bool) -> None:  # noqa: ANN401 - typed for newer SDKs only
+    recording.flush(blocking=blocking)
 
 
 def _flush_has_timeout(recording: rr.RecordingStream) -> bool:

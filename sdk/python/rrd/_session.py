@@ -43,7 +43,7 @@ EXIT_SECONDS = 10.0
 """How long the end of the program may take to find a home for what is still in the pipes."""
 START_AGAIN_AFTER = 30.0
 """Seconds after a daemon could not be started in which calls do not try that again: each try may take ten."""
-SPILL_SLICE = 0.2
+SPILL_SLICE = 0.05
 """Seconds the keeper's lock is held at most in one go while the program runs: a keeper may want to start."""
 
 

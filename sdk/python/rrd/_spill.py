@@ -37,6 +37,8 @@ def nobody_home() -> Iterator[bool]:
     with contextlib.suppress(OSError):
         lock = os.open(os.path.join(_paths.runtime_dir(), "keeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The keeper writes its process id there, and that is not ours.
+        os.ftruncate(lock, 0)
         held = True
     try:
         yield held

@@ -1,0 +1,130 @@
+"""Programs that use the Python shim, run as a user would run them: with a real SDK, in a home of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+
+from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
+
+PRELUDE = """
+import os, signal, sys, threading, time
+import rerun as rr
+import rrd
+
+def log(start, stop, recording=None):
+    for row in range(start, stop):
+        rr.set_time("frame", sequence=row, recording=recording)
+        rr.log("row", rr.TextLog(f"row {row}"), recording=recording)
+
+def say(*words):
+    print(*words, flush=True)
+
+def wait_for_test():
+    assert sys.stdin.readline(), "the test is gone"
+
+"""
+
+
+class Program:
+    """A Python program, its source given, after PRELUDE. Warnings are errors in it.
+
+    Args:
+        home: Where.
+        python: The interpreter: it chooses the SDK's version.
+        source: The program.
+        argv: Its arguments.
+        env: Variables besides the home's.
+    """
+
+    def __init__(self, home: Home, python: Path, source: str, *argv: object, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [str(python), "-W", "error::ResourceWarning", "-c", PRELUDE + source, *map(str, argv)],
+            env=environment(home) | env,
+            cwd=home.path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def line(self) -> str:
+        """What it says next."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the program ended: {self.process.communicate()[1]}"
+        return line.strip()
+
+    def go_on(self) -> None:
+        """Let it leave `wait_for_test`."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def finish(self, code: int = 0, seconds: float = 2 * DEADLINE_S) -> str:
+        """Wait for its end; returns what it wrote to stderr."""
+        out, errors = self.process.communicate(timeout=seconds)
+        assert self.process.returncode == code, f"{self.process.returncode}: {out}\n{errors}"
+        return errors
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+def environment(home: Home) -> dict[str, str]:
+    """The home's, with the shim to be found from environments that do not have it, and the daemon from there."""
+    return home.env | {
+        "PYTHONPATH": str(ROOT / "sdk" / "python"),
+        "RRD_DAEMON": str(Path(sys.executable).with_name("rrd-daemon")),
+    }
+
+
+def run(home: Home, python: Path, source: str, *argv: object, code: int = 0, **env: str) -> str:
+    """Run a program to its end; returns what it wrote to stderr."""
+    with Program(home, python, source, *argv, **env) as program:
+        return program.finish(code)
+
+
+def ended(home: Home) -> None:
+    """Wait until all streams have ended, their logs are complete and all outputs have everything."""
+
+    def settled() -> bool:
+        status = home.status()
+        return not status["streams"] and all(not sink["lag_bytes"] for sink in status["sinks"])
+
+    wait_for(settled, "the streams' end")
+
+
+def rows(path: Path) -> list[int]:
+    """The numbers of the rows in a file, sorted, with doubles; read by Rerun's own reader."""
+    import warnings as python_warnings
+
+    import rerun.chunk
+
+    found: list[int] = []
+    with python_warnings.catch_warnings():
+        # "No footer": the SDK's own files of old versions have none.
+        python_warnings.simplefilter("ignore")
+        chunks = rerun.chunk.RrdReader(str(path)).stream().to_chunks()
+    for chunk in chunks:
+        batch = chunk.to_record_batch()
+        # SDK 0.23 has chunks of its own for indicator components.
+        if chunk.entity_path == "/row" and "TextLog:text" in batch.schema.names:
+            numbers = batch.column("frame").to_pylist()
+            assert [[f"row {number}"] for number in numbers] == batch.column("TextLog:text").to_pylist()
+            found += numbers
+    return sorted(found)
+
+
+def warnings(errors: str) -> list[str]:
+    """The shim's own lines."""
+    return [line for line in errors.splitlines() if line.startswith("rrd: ")]
