@@ -32,6 +32,7 @@ PIECE = 1 << 20
 """Bytes of a log read at once."""
 UNREAD = 1 << 24
 """A peer that asks without reading the answers is cut off at this many bytes."""
+FIRST = 16
 LAST_WORDS_S = 1.0
 """How long a peer that broke the protocol is given to read that it did."""
 
@@ -61,6 +62,8 @@ class Channel:
         self._queued = 0
         self._writing = False
         self._broken = ""
+        self.first = b""
+        """What the other side said first: it tells who does not speak HTTP/2."""
         if isinstance(stream, trio.SocketStream):
             _keep_alive(stream)
 
@@ -118,6 +121,7 @@ class Channel:
             if not data:
                 self._break("the other side closed the connection")
                 return []
+            self.first = self.first or bytes(data[:FIRST])
             try:
                 events = self.connection.receive_data(bytes(data))
             except ConnectionFailed as error:

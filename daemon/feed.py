@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
 from daemon.selection import Selection
+from daemon.spool.pinned import skim
 from daemon.spool.scanner import Frame, Scanner
 from daemon.wire.rrd import FRAME_HEADER_SIZE
 
@@ -150,7 +151,7 @@ class Feed:
         self.delivered_messages = 0
         self.skipped_messages = 0
         self._cursors: dict[str, Cursor] = {}
-        self._from_now: dict[str, list[Frame]] = {}
+        self._from_now: dict[str, tuple[int, list[Frame]]] = {}
         self._turn = 0
         self._streams: list[Stream] = []
         self._shape = -1
@@ -195,9 +196,8 @@ class Feed:
 
     def _from(self, stream: Stream, max_bytes: int) -> Batch | None:
         cursor = self._cursor(stream)
-        pinned = self._from_now.pop(stream.id, None)
-        if pinned:
-            return Batch(stream, pinned, cursor.position, cursor.position)
+        if stream.id in self._from_now and (batch := self._pinned(stream, max_bytes)) is not None:
+            return batch
         cursor.refresh()
         wanted = self.selection.stores(stream)
         while (start := cursor.position) < stream.data_end:
@@ -211,6 +211,24 @@ class Feed:
             if cursor.position == start:
                 break
         return None
+
+    def _pinned(self, stream: Stream, max_bytes: int) -> Batch | None:
+        """The next of the frames that `skip_to_now` kept."""
+        generation, frames = self._from_now.pop(stream.id)
+        if generation != stream.generation:
+            # The log was written anew and they lie elsewhere: deliver everything rather than look for them.
+            self._cursors[stream.id] = Cursor(stream)
+            return None
+        count = size = 0
+        for frame in frames:
+            size += frame.end - frame.start
+            if count and size > max_bytes:
+                break
+            count += 1
+        if frames[count:]:
+            self._from_now[stream.id] = (generation, frames[count:])
+        position = self._cursor(stream).position
+        return Batch(stream, frames[:count], position, position)
 
     def _cursor(self, stream: Stream) -> Cursor:
         cursor = self._cursors.get(stream.id)
@@ -274,6 +292,7 @@ class Feed:
         Raises:
             OSError: a log is gone.
         """
+        self._from_now.clear()
         self._cursors = {
             name: Cursor(self.hub.streams[name], state)
             for name, state in cursors.items()
@@ -283,29 +302,41 @@ class Feed:
 
     def rewind(self) -> None:
         """Start again at the beginning of everything."""
+        self._from_now.clear()
         self._cursors.clear()
         self.delivered_messages = 0
 
-    def skip_to_now(self, pinned: Callable[[Stream, Iterable[Frame]], list[Frame]]) -> int:
-        """Move every cursor to the end of its log; what must not be skipped comes first.
-
-        Args:
-            pinned: Chooses, from the frames that are skipped, those that are delivered nevertheless.
+    async def skip_to_now(self) -> int:
+        """Move every cursor to the end of its log; store infos, blueprints and static chunks are delivered first.
 
         Returns:
             The number of messages skipped.
+
+        Raises:
+            OSError: a log cannot be read.
         """
         skipped = 0
-        for stream in self.streams():
-            cursor = self._cursor(stream)
-            wanted = self.selection.stores(stream)
-            frames = [f for f in cursor.frames(stream.data_end) if wanted is None or f.store in wanted]
-            kept = pinned(stream, frames)
-            cursor.messages += len(frames)
-            cursor.bytes += sum(frame.length + FRAME_HEADER_SIZE for frame in frames)
-            skipped += len(frames) - len(kept)
-            self.delivered_messages += len(kept)
-            if kept:
-                self._from_now[stream.id] = kept
+        for stream in list(self.streams()):
+            skipped += await self._skip(stream)
         self.skipped_messages += skipped
         return skipped
+
+    async def _skip(self, stream: Stream) -> int:
+        while True:
+            cursor = self._cursor(stream)
+            cursor.refresh()
+            state, wanted = cursor.state, self.selection.stores(stream)
+            fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
+            try:
+                found = await trio.to_thread.run_sync(skim, fd, state.position, stream.data_end, wanted)
+            finally:
+                os.close(fd)
+            if stream.generation == state.generation:
+                break
+        self._cursors[stream.id] = Cursor(stream, CursorState(
+            found.position, state.messages + found.messages, state.bytes + found.bytes,
+            state.passed + found.passed, state.generation))
+        self.delivered_messages += len(found.pinned)
+        if found.pinned:
+            self._from_now[stream.id] = (state.generation, found.pinned)
+        return found.messages - len(found.pinned)

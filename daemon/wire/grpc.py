@@ -21,7 +21,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import h2.config
 import h2.connection
@@ -96,6 +96,58 @@ class CallError(Exception):
 
 class ConnectionFailed(Exception):
     """The other side broke HTTP/2, or never spoke it. Send what `data_to_send` still has, then close."""
+
+
+# ---------------------------------------------------------------- addresses
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A Rerun server, as its URL names it."""
+
+    host: str
+    port: int
+    secure: bool = False
+
+    @property
+    def authority(self) -> str:
+        """`host:port`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What `connect_grpc` takes."""
+        return f"rerun+{'https' if self.secure else 'http'}://{self.authority}/proxy"
+
+
+_SCHEMES = {"rerun": True, "rerun+https": True, "rerun+http": False, "https": True, "http": False}
+"""Whether TLS carries it; `rerun://` is TLS, as in Rerun. The plain ones are what people paste."""
+
+
+def parse_url(text: str) -> Address:
+    """Read `rerun+http://HOST:PORT/proxy`, `rerun://`, `rerun+https://`, `HOST:PORT`, or a port of this machine.
+
+    Raises:
+        ValueError: it is none of these. The message says what is wrong.
+    """
+    if text.isdecimal():
+        text = f"127.0.0.1:{text}"
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "rerun+http", text
+    if scheme not in _SCHEMES:
+        raise ValueError(f"unknown scheme {scheme}:// (there are rerun+http://, rerun+https:// and rerun://): {text}")
+    authority, _, path = rest.partition("/")
+    if path not in ("", "proxy"):
+        raise ValueError(f"the path must be /proxy, found /{path}: {text}")
+    parts = urlsplit(f"//{authority}")
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"not a port: {text}") from None
+    if not parts.hostname or parts.username or port == 0:
+        raise ValueError(f"not a server's address: {text}")
+    return Address(parts.hostname, port or DEFAULT_PORT, _SCHEMES[scheme])
 
 
 # ---------------------------------------------------------------- messages
