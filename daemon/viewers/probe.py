@@ -104,11 +104,15 @@ async def connect(address: Address, *, seconds: float = CONNECT_S) -> AsyncItera
         raise Unreachable(f"no connection to {address.authority} within {seconds:g} s")
     channel = Channel(stream, Connection(client=True, authority=address.authority, secure=address.secure))
     try:
-        # The nursery is ours alone, so what the caller raises comes out as it is, not as a group.
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             nursery.start_soon(channel.pump)
             yield channel
             nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is our own affair: what the caller raised comes out as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
     finally:
         await channel.aclose()
 
@@ -177,7 +181,8 @@ async def handshake(channel: Channel, *, seconds: float = PROBE_S) -> Answer:
         except ChannelBroken as error:
             broken = str(error)
     if broken and not answers.complete:
-        if channel.first.startswith(b"HTTP/"):
+        # Python's own server leaves out the status line when it does not know the version.
+        if channel.first.startswith((b"HTTP/", b"<")):
             return Answer("http", detail="answers HTTP/1")
         return Answer("other", detail=broken)
     return answers.verdict(spoke=bool(channel.first), seconds=seconds)

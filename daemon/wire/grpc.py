@@ -60,7 +60,7 @@ MAX_CALLS = 100
 PREFACE_SIZE = 24
 """`PRI * HTTP/2.0...`: what a client says before its first frame (RFC 9113, 3.4)."""
 FRAME_HEADER_SIZE = 9
-DATA_FRAME = 0
+DATA_FRAME, SETTINGS_FRAME = 0, 4
 """HTTP/2's frame header: length u24, type u8, flags u8, stream u31 (RFC 9113, 4.1)."""
 
 _PREFIX = struct.Struct(">BI")
@@ -467,6 +467,7 @@ class Connection:
         self._bulk_left = self._bulk_call = 0
         self._credit: dict[int, int] = {}
         self._head = b""
+        self._settled = False
         self._other_left = 0 if client else PREFACE_SIZE
         config = h2.config.H2Configuration(client_side=client, header_encoding="utf-8")
         self._h2 = h2.connection.H2Connection(config)
@@ -512,6 +513,9 @@ class Connection:
                 head, self._head = self._head, b""
                 length, kind, flags = int.from_bytes(head[:3], "big"), head[3], head[4]
                 call = int.from_bytes(head[5:], "big") & 0x7FFF_FFFF
+                if not self._settled and kind != SETTINGS_FRAME:
+                    raise ConnectionFailed(f"it begins with {bytes(data[:12])!r}")
+                self._settled = True
                 if kind == DATA_FRAME and flags == 0 and call in self._bulk and call in self._open:
                     self._bulk_left, self._bulk_call = length, call
                     continue
