@@ -7,6 +7,8 @@ Rules, each against something that a page in the user's own browser could try:
 * Sec-Fetch-Site, where one is sent, must not be another site or another port, except for opening a page by a link.
 * With a token: it comes in the address once (`?token=`), then as a cookie that scripts cannot read and other sites
   cannot send. Clients that are no browsers may send it as `Authorization: Bearer`, or in every address.
+* A browser that we open ourselves gets a ticket instead, good for one use within a minute: every user of a machine can
+  read command lines.
 * Tokens are compared in constant time and stand in no log and no error.
 """
 
@@ -16,13 +18,16 @@ import hashlib
 import hmac
 import ipaddress
 import secrets
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from daemon.wire.http import HttpError, Request, parse_authority, parse_origin
 
 TOKEN_BYTES = 16
 """128 bits: nobody guesses that over a network."""
+
+TICKET_S = 60.0
+"""How long a browser may take to come up."""
 
 FORBIDDEN_HINT = "run `rrd serve` on the machine where the daemon runs: it prints the address with its token"
 
@@ -42,7 +47,6 @@ def is_loopback(bind: str) -> bool:
         return False
 
 
-@dataclass(frozen=True)
 class Guard:
     """The rules above for one server.
 
@@ -51,18 +55,22 @@ class Guard:
         names: Host names by which the server may be addressed, beside addresses and localhost.
     """
 
-    token: str | None = field(repr=False)
-    names: frozenset[str] = frozenset()
+    def __init__(self, token: str | None, names: Iterable[str] = ()) -> None:
+        self._token = token
+        self.names = frozenset(name.lower().rstrip(".") for name in names if name)
+        # Cookies are shared by all ports of a host: each server's has a name of its own.
+        self.cookie_name = "rrd-" + hashlib.sha256((token or "").encode()).hexdigest()[:12]
+        self._tickets: dict[str, float] = {}
 
-    @classmethod
-    def create(cls, token: str | None, names: Iterable[str] = ()) -> Guard:
-        """A guard; names are compared without case."""
-        return cls(token, frozenset(name.lower().rstrip(".") for name in names if name))
-
-    @property
-    def cookie_name(self) -> str:
-        """Cookies are shared by all ports of a host, so that each server's has a name of its own."""
-        return "rrd-" + hashlib.sha256((self.token or "").encode()).hexdigest()[:12]
+    def ticket(self) -> str:
+        """A ticket for `?ticket=`; empty where no token is wanted either."""
+        if self._token is None:
+            return ""
+        now = time.monotonic()
+        self._tickets = {one: end for one, end in self._tickets.items() if end > now}
+        fresh = new_token()
+        self._tickets[fresh] = now + TICKET_S
+        return fresh
 
     def check(self, request: Request, *, opens_page: bool = False) -> str | None:
         """Let a request in, or refuse it.
@@ -79,13 +87,17 @@ class Guard:
         """
         self._check_host(request)
         self._check_origin(request, opens_page=opens_page)
-        if self.token is None:
+        if self._token is None:
             return None
+        cookie = f"{self.cookie_name}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+        ticket = request.argument("ticket")
+        if opens_page and ticket is not None and self._tickets.pop(ticket, 0.0) > time.monotonic():
+            return cookie
         given = request.argument("token")
         if given is not None:
             if not self._matches(given):
                 raise HttpError(403, "the token in the address is not this server's", FORBIDDEN_HINT)
-            return f"{self.cookie_name}={self.token}; Path=/; HttpOnly; SameSite=Strict" if opens_page else None
+            return cookie if opens_page else None
         scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._matches(credentials.strip()):
             return None
@@ -94,7 +106,7 @@ class Guard:
         raise HttpError(403, "this page needs a token in its address", FORBIDDEN_HINT)
 
     def _matches(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode("utf-8", "replace"), (self.token or "").encode())
+        return hmac.compare_digest(given.encode("utf-8", "replace"), (self._token or "").encode())
 
     def _check_host(self, request: Request) -> None:
         authority = parse_authority(request.headers.get("host", ""))

@@ -255,8 +255,11 @@ async def _send_batch(socket: WebSocket, batch: Batch, header: StreamHeader) -> 
         await socket.send_bytes(data if index else header.encode() + data, final=index == len(pieces) - 1)
 
 
-async def serve_socket(hub: Hub, exchange: Exchange) -> None:
+async def serve_socket(hub: Hub, exchange: Exchange, feeds: set[Feed]) -> None:
     """A WebSocket: its first message says what is wanted, then data flows one way.
+
+    Args:
+        feeds: Of all pages that are live; this one's is in it meanwhile.
 
     Raises:
         HttpError: it is no WebSocket.
@@ -276,6 +279,14 @@ async def serve_socket(hub: Hub, exchange: Exchange) -> None:
     except (ValueError, RecursionError):
         await socket.send_text(json.dumps({"error": "the request is no JSON", "hint": "", "status": 400}))
         return
+    feeds.add(feed)
+    try:
+        await _converse(hub, feed, socket)
+    finally:
+        feeds.discard(feed)
+
+
+async def _converse(hub: Hub, feed: Feed, socket: WebSocket) -> None:
     async with trio.open_nursery() as nursery:
         # What ends one of them ends all; nothing leaves the nursery as an error.
         nursery.start_soon(_until_gone, _drain, socket, nursery.cancel_scope)
@@ -290,7 +301,7 @@ async def _until_gone(
         await work(socket)
     except (Gone, HttpError):
         pass
-    except OSError as error:
+    except (OSError, FormatError) as error:
         log.error("a page cannot be sent its data: %s", error)
     scope.cancel()
 

@@ -27,14 +27,16 @@ from typing import Any
 import trio
 
 from daemon import __version__
+from daemon.feed import Feed
 from daemon.hub import Hub
-from daemon.selection import Recording, recordings_of
+from daemon.selection import FILE, STREAM, Recording, recordings_of
 from daemon.web import live
 from daemon.web.assets import Library, NoViewer, Version, Viewer
 from daemon.web.auth import Guard
 from daemon.web.download import send_file, send_recording
 from daemon.web.server import Exchange, Gone
 from daemon.wire.http import HttpError
+from daemon.wire.rrd import FormatError
 
 log = logging.getLogger("rrd.web")
 
@@ -83,11 +85,13 @@ class Site:
         hub: Where the streams are.
         guard: Who may ask.
         library: The viewers that can be served.
+        feeds: Of the pages that are live.
     """
 
     hub: Hub
     guard: Guard
     library: Library
+    feeds: set[Feed] = field(default_factory=set)
     static: dict[str, bytes] = field(default_factory=load_static)
 
     async def handle(self, exchange: Exchange) -> None:
@@ -104,11 +108,12 @@ class Site:
             if exchange.started:
                 raise Gone from error
             await self._error(exchange, error)
-        except OSError as error:
+        except (OSError, FormatError) as error:
             log.error("%s: %s", exchange.request.path, error)
             if exchange.started:
                 raise Gone from error
-            await self._error(exchange, HttpError(500, f"a file cannot be read: {error.strerror}"))
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            await self._error(exchange, HttpError(500, f"a file cannot be read: {reason}"))
 
     async def _route(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -124,7 +129,7 @@ class Site:
         elif path == "/view":
             await self._view(exchange)
         elif path == "/ws" and request.wants_websocket:
-            await live.serve_socket(self.hub, exchange)
+            await live.serve_socket(self.hub, exchange, self.feeds)
         elif path == "/stream":
             await self._stream(exchange)
         elif path == "/api/recordings":
@@ -178,7 +183,21 @@ class Site:
                 "base": base, "script": viewer.script, "kind": viewer.kind, "version": list(viewer.version),
                 "files": sorted(viewer.files),
             }
-        await self._page(exchange, "viewer.html", " ".join(terms), config, head)
+        config["title"] = self._title(terms)
+        await self._page(exchange, "viewer.html", config["title"], config, head)
+
+    def _title(self, terms: Sequence[str]) -> str:
+        """What a page shows, for people."""
+        names = []
+        for term in terms:
+            stream = self.hub.streams.get(term.removeprefix(STREAM)) if term.startswith((STREAM, FILE)) else None
+            if stream is None:
+                names.append({"@live": "all live recordings", "@all": "all recordings"}.get(term, term))
+            elif stream.kind == "file":
+                names.append(stream.program)
+            else:
+                names += [f"{app}/{recording}" if app else recording for app, recording in stream.recordings] or [term]
+        return ", ".join(names)
 
     async def viewer_for(self, terms: Sequence[str]) -> Viewer:
         """The viewer to show recordings with: of the programs that log them, if they have one.

@@ -438,51 +438,37 @@ class WebSocket:
             self._cut = self._cut or not whole
 
 
-class Server:
-    """Listens, and serves every connection with the handler.
+async def serve(
+    listeners: Sequence[trio.SocketListener],
+    handler: Handler,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve every connection with the handler, until cancelled. The listeners are closed then."""
+    connections = 0
 
-    Attributes:
-        port: The port it got.
-        connections: How many there are just now.
-    """
-
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self.port = 0
-        self.connections = 0
-
-    async def run(self, bind: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; `started()` with the port means that it listens.
-
-        Args:
-            bind: An address, or a name of one.
-            port: 0 takes a free one.
-
-        Raises:
-            OSError: the port is taken, the address is not this machine's, the name is unknown.
-        """
-        listeners = await open_listeners(bind, port)
-        self.port = int(listeners[0].socket.getsockname()[1])
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._serve, listeners)
-            task_status.started(self.port)
-
-    async def _serve(self, stream: trio.SocketStream) -> None:
-        if self.connections >= MAX_CONNECTIONS:
+    async def one(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        if connections >= MAX_CONNECTIONS:
+            log.warning("turned a connection away: there are %d", connections)
             await trio.aclose_forcefully(stream)
             return
-        self.connections += 1
+        connections += 1
         try:
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            connection = Connection(stream, self._handler)
+            connection = Connection(stream, handler)
         except OSError:  # it hung up before it was looked at
             await trio.aclose_forcefully(stream)
         else:
             await connection.serve()
         finally:
-            self.connections -= 1
+            connections -= 1
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(trio.serve_listeners, one, list(listeners))
+        task_status.started()
 
 
 def reason_of(status: int) -> bytes:

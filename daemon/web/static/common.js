@@ -3,8 +3,9 @@
 /** Take the token out of the address bar and the history: the cookie has it now. */
 export function dropToken() {
   const here = new URL(location.href);
-  if (here.searchParams.has("token")) {
+  if (here.searchParams.has("token") || here.searchParams.has("ticket")) {
     here.searchParams.delete("token");
+    here.searchParams.delete("ticket");
     history.replaceState(null, "", here);
   }
 }

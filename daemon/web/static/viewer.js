@@ -200,7 +200,7 @@ async function feed() {
 // -- start ---------------------------------------------------------------------------------------------------------
 
 async function main() {
-  $("title").textContent = config.source.join(", ");
+  $("title").textContent = config.title;
   if (!config.viewer) return fail(config.problem.message, config.problem.hint);
   try {
     const viewer = (window.rrdViewer = await startViewer(config.viewer, $("viewer")));
