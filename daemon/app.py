@@ -37,13 +37,14 @@ from daemon.keeper import EXIT_CONFIG
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
 from daemon.sinks.runner import Sink, SinkSet
+from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
 from daemon.wire import control
 from daemon.wire.control import Message, VerbError
 
 log = logging.getLogger("rrd")
 
-SINKS: dict[str, type[Sink]] = {FileSink.kind: FileSink}
+SINKS: dict[str, type[Sink]] = {sink.kind: sink for sink in (FileSink, WebSink)}
 """Sink classes by kind, for what an earlier run left."""
 LAST_WORDS_S = 1.0
 """How long clients get to read that the daemon stops."""
@@ -232,8 +233,7 @@ class Daemon:
         """
         pid = client.pid or None
         started = process_started(pid) if pid else None
-        if not program and pid:
-            program = process_name(pid)
+        program = os.path.basename(program) or (process_name(pid) if pid else "")
         try:
             stream = self.hub.open_stream(kind=kind, application_id=application_id, recording_id=recording_id,
                                           sdk=sdk, pid=pid, pid_started=started, program=program)

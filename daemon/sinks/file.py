@@ -17,6 +17,8 @@ import errno
 import os
 import secrets
 import stat
+import sys
+import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -30,8 +32,12 @@ from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
 from daemon.wire.rrd import HEADER_SIZE, StreamHeader
 
-STEP = 8 << 20
+STEP = 32 << 20
 """Bytes copied at once: long enough to be fast, short enough to be stopped."""
+PACE_S = 0.1
+"""A copy of a live log looks for more so often: its bytes are safe in the log, and small steps cost more than they move."""
+NICE = 10
+"""Copies are in nobody's way: their threads run at this niceness."""
 SMALL_RANGE = 16 << 10
 """Runs of selected frames shorter than this on average are gathered in memory rather than copied one by one."""
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -207,6 +213,7 @@ class FileSink(Sink):
                         break
                     self._check_target()
                     await self.hub.wait_change(seen)
+                    await self._pace(stream)
                 os.ftruncate(target, self.size)
                 await self._thread(partial(os.fsync, target))
                 return True
@@ -245,9 +252,16 @@ class FileSink(Sink):
                     break
                 self._check_target()
                 await self.hub.wait_change(seen)
+                await self._pace()
         finally:
             os.close(target)
         await self._finish(self.path)
+
+    async def _pace(self, stream: Stream | None = None) -> None:
+        """Let more come together, unless it is the end that came."""
+        with trio.move_on_after(PACE_S):
+            while not (stream.complete if stream is not None else self.feed.finished):
+                await self.hub.wait_reshaped(self.hub.shape)
 
     def _write_header(self, target: int, stream: Stream) -> None:
         """The newest version of all streams: a reader that knows it knows the older ones."""
@@ -344,7 +358,15 @@ class FileSink(Sink):
                 "lag_messages": messages}
 
     async def _thread(self, work: partial[Any]) -> Any:  # noqa: ANN401 - whatever `work` returns
-        return await trio.to_thread.run_sync(work, limiter=self._limiter, abandon_on_cancel=False)
+        return await trio.to_thread.run_sync(step_aside, work, limiter=self._limiter, abandon_on_cancel=False)
+
+
+def step_aside(work: partial[Any]) -> Any:  # noqa: ANN401 - whatever `work` returns
+    """Do something in this thread at low priority. Linux alone has a niceness for each thread."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+    return work()
 
 
 def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
@@ -369,10 +391,14 @@ def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
         else:
             if done:
                 return done
-    data = os.pread(source, min(count, 1 << 20), at)
-    if not data:
+    if sys.platform == "linux":
+        os.lseek(target, to, os.SEEK_SET)
+        done = os.sendfile(target, source, at, count)
+    else:
+        done = os.pwrite(target, os.pread(source, min(count, 1 << 20), at), to)
+    if not done:
         raise OSError(errno.EIO, "log is shorter than it was")
-    return os.pwrite(target, data, to)
+    return done
 
 
 def copy_file(source: Path, target: Path, size: int) -> None:

@@ -16,6 +16,8 @@ from daemon.wire.control import Message, VerbError
 from daemon.wire.rrd import FormatError
 
 PROGRESS_S = 0.2
+FIRST_STEP_S = 1.0
+"""How long an output's first step is waited for."""
 
 
 async def run(call: Call) -> Message:
@@ -51,8 +53,10 @@ async def run(call: Call) -> Message:
     if wait or ended:
         await _follow(call, sink)
     else:
-        with trio.move_on_after(0.05):
-            await sink.done.wait()  # an error that shows at once is better told at once
+        # An error that shows at once is better told at once.
+        with trio.move_on_after(FIRST_STEP_S):
+            while sink.state == "starting":
+                await call.daemon.hub.wait_change(call.daemon.hub.version)
     if sink.state == "failed":
         raise VerbError("failed", sink.last_error)
     return {"sink": sink.status(), "chose": chose, "complete": sink.state == "complete"}

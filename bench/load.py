@@ -1,0 +1,44 @@
+"""A program's wall time: KIND (img, pts, scalar) COUNT MODE [ARGUMENT...]. Prints seconds from choosing the output to its end.
+
+    save PATH | grpc URL | rrd [PATH...] | rrd-copy PATH...
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import rerun as rr
+
+
+def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
+    rr.init("rrd_bench", recording_id="bench")
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 255, (480, 640, 3), dtype=np.uint8) for _ in range(8)]
+    clouds = [random.random((20_000, 3), dtype=np.float32) for _ in range(8)]
+    if mode.startswith("rrd"):
+        import rrd
+    begin = time.perf_counter()
+    if mode == "save":
+        rr.save(arguments[0])
+    elif mode == "grpc":
+        rr.connect_grpc(arguments[0])
+    else:
+        rrd.attach()
+        for path in arguments:
+            rrd.save(path, copy=mode == "rrd-copy")
+    for index in range(count):
+        rr.set_time("frame", sequence=index)
+        if kind == "img":
+            rr.log("camera", rr.Image(images[index % 8]))
+        elif kind == "pts":
+            rr.log("points", rr.Points3D(clouds[index % 8]))
+        else:
+            rr.log(f"scalar/{index % 10}", rr.Scalars(index * 0.5))
+    rr.disconnect()
+    print(time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])

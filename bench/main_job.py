@@ -1,0 +1,183 @@
+"""The main job: what a program pays for its outputs, and what the daemon does with its bytes.
+
+    python -m bench.main_job [ROUNDS]
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench.place import Place, alternate, place, receiver, report
+
+LOADS = (("img", 600, "600 images of 640x480"), ("pts", 3000, "3000 clouds of 20k points"))
+
+
+def outputs(one: Place, rounds: int) -> None:
+    """A program's wall time with one file, with eight, and with copies elsewhere."""
+    for kind, count, name in LOADS:
+        def timed(mode: str, *paths: Path, kind: str = kind, count: int = count) -> float:
+            seconds = one.load(kind, count, mode, *paths)
+            if mode.startswith("rrd"):
+                one.clear()
+            return seconds
+
+        def grpc(kind: str = kind, count: int = count) -> float:
+            target = one.disk / "receiver.rrd"
+            with receiver(one, "--save", target) as url:
+                seconds = one.load(kind, count, "grpc", url)
+            target.unlink(missing_ok=True)
+            return seconds
+
+        eight = [one.disk / f"{index}.rrd" for index in range(8)]
+        copies = [one.other / f"{index}.rrd" for index in range(8)]
+        found = alternate(
+            rounds,
+            save=lambda timed=timed: timed("save", one.disk / "sdk.rrd"),
+            grpc=grpc,
+            one=lambda timed=timed: timed("rrd", one.disk / "rrd.rrd"),
+            eight=lambda timed=timed, eight=eight: timed("rrd", *eight),
+            copy=lambda timed=timed, copies=copies: timed("rrd-copy", copies[0]),
+            copies=lambda timed=timed, copies=copies: timed("rrd-copy", *copies),
+        )
+        for path in (*eight, *copies):
+            path.unlink(missing_ok=True)
+        print(f"-- {name}: rr.save {found['save']:.2f} s")
+        report("attach + one file / rr.save", found["one"] / found["save"], "<= 0.9")
+        report("attach + one file / rr.connect_grpc into rerun --save", found["one"] / found["grpc"], "<= 0.5")
+        report("eight files / one", found["eight"] / found["one"], "<= 1.1")
+        report("one copy on another file system / rr.save", found["copy"] / found["save"], "<= 1.2")
+        report("eight copies on another file system / rr.save", found["copies"] / found["save"], "<= 1.6")
+
+
+def pipe_to_spool(one: Place, rounds: int) -> None:
+    """Bytes a second from a pipe into the spool, against cat."""
+    size = 1 << 30
+    with tempfile.NamedTemporaryFile(dir=one.other) as file:
+        source = Path(file.name)
+        big_frame(source, size)
+
+        def cat() -> float:
+            target = one.disk / "cat.out"
+            begin = time.perf_counter()
+            subprocess.run(f"cat {source} | cat > {target}", shell=True, check=True)
+            seconds = time.perf_counter() - begin
+            target.unlink()
+            return seconds
+
+        def spool() -> float:
+            begin = time.perf_counter()
+            feeder = subprocess.Popen(["cat", source], stdout=subprocess.PIPE)
+            subprocess.run([sys.executable, "-m", "rrd_cli", "save", one.disk / "spool.out", "-"], stdin=feeder.stdout,
+                           env=one.env, check=True, capture_output=True)
+            seconds = time.perf_counter() - begin
+            (one.disk / "spool.out").unlink()
+            one.clear()
+            return seconds
+
+        def nothing() -> float:
+            begin = time.perf_counter()
+            one.cli("status")
+            return time.perf_counter() - begin
+
+        found = alternate(rounds, cat=cat, spool=spool, nothing=nothing)
+        # The command itself takes as long as any other verb; what counts is the moving.
+        report("pipe to spool / cat (bytes a second)", found["cat"] / (found["spool"] - found["nothing"]), ">= 0.8")
+
+
+def big_frame(path: Path, size: int) -> None:
+    """A stream of 1 MB chunks in bulk: real chunks, repeated under one recording."""
+    with tempfile.TemporaryDirectory() as directory:
+        seed = Path(directory) / "seed.rrd"
+        subprocess.run([sys.executable, "-c", (
+            "import sys, numpy as np, rerun as rr\n"
+            "rr.init('rrd_bench', recording_id='bench'); rr.save(sys.argv[1])\n"
+            "r = np.random.default_rng(0)\n"
+            "for i in range(64):\n"
+            "    rr.set_time('frame', sequence=i); rr.log('camera', rr.Image(r.integers(0, 255, (480, 640, 3), dtype=np.uint8)))\n"
+        ), seed], check=True)
+        data = seed.read_bytes()
+    from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, Kind, parse_frame_header
+
+    at = HEADER_SIZE
+    while parse_frame_header(data, at)[0] != Kind.END:
+        at += FRAME_HEADER_SIZE + parse_frame_header(data, at)[1]
+    with path.open("wb") as file:
+        file.write(data[:HEADER_SIZE])
+        while file.tell() < size:
+            file.write(data[HEADER_SIZE:at])
+
+
+def small_messages(one: Place) -> None:
+    """Small messages a second that the daemon takes with one core, from its CPU time."""
+    begin, cpu = time.perf_counter(), cpu_seconds(one)
+    env = {**one.env, "RERUN_FLUSH_NUM_ROWS": "1"}
+    done = subprocess.run([sys.executable, Path(__file__).with_name("load.py"), "scalar", "100000", "rrd"], env=env,
+                          capture_output=True, text=True, check=True)
+    one.clear()
+    used = cpu_seconds(one) - cpu
+    wall = time.perf_counter() - begin
+    print(f"100k one-row messages: program {float(done.stdout):.2f} s, daemon {used:.2f} s of CPU in {wall:.2f} s")
+    report("messages the daemon takes a second of CPU / 30k", 100_000 / used / 30_000, ">= 1.0")
+
+
+def cpu_seconds(one: Place) -> float:
+    """CPU seconds that the daemon has used."""
+    import json
+
+    pid = json.loads(one.cli("status", "--json"))["daemon"]["pid"]
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def start_up(one: Place, rounds: int) -> None:
+    """`rrd ls` against importing typer."""
+    def ls() -> float:
+        begin = time.perf_counter()
+        subprocess.run([Path(sys.executable).with_name("rrd"), "ls"], env=one.env, check=True, capture_output=True)
+        return time.perf_counter() - begin
+
+    def typer() -> float:
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "import typer"], check=True)
+        return time.perf_counter() - begin
+
+    found = alternate(5 * rounds, ls=ls, typer=typer)
+    report("rrd ls / python -c 'import typer'", found["ls"] / found["typer"], "<= 2.0")
+
+
+def memory(one: Place, gigabytes: int) -> None:
+    """The daemon's memory after much has passed through it, one copy being stalled all the time."""
+    import json
+
+    full = one.other / "stalled"
+    full.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", full], check=False).returncode == 0
+    count = gigabytes * 1_000_000_000 // 921_600
+    target = (full if mounted else one.other) / "copy.rrd"
+    one.load("img", count, "rrd-copy", target)
+    status = json.loads(one.cli("status", "--json"))
+    print(f"{gigabytes} GB in, one copy {status['sinks'][-1]['state']}: daemon {status['daemon']['rss_bytes'] / 1e6:.0f} MB")
+    report("memory / 120 MB", status["daemon"]["rss_bytes"] / 120e6, "<= 1.0")
+    one.cli("detach", "--all") if not mounted else subprocess.run(
+        [sys.executable, "-m", "rrd_cli", "detach", "--all"], env=one.env, check=False, capture_output=True)
+    if mounted:
+        subprocess.run(["umount", "-l", full], check=False)
+    one.clear()
+
+
+def main(rounds: int = 5) -> None:
+    with place() as one:
+        start_up(one, rounds)
+        small_messages(one)
+        pipe_to_spool(one, rounds)
+        outputs(one, rounds)
+        memory(one, 10)
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:2]))
