@@ -33,7 +33,7 @@ PATIENCE = 20.0
 """Seconds a request is repeated over while the daemon keeps going away."""
 RETRY = 0.05
 
-REPEATABLE: Final = frozenset({"hello", "ls", "status", "sync", "tail", "viewers", "gc", "forget"})
+REPEATABLE: Final = frozenset({"hello", "ls", "status", "sync", "tail", "viewers", "gc", "forget", "settings"})
 """Verbs whose second saying does no harm. Others can be declared so by the caller, who then minds the outcome."""
 
 

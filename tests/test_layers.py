@@ -19,7 +19,9 @@ LAYERS = {
     "daemon.wire": {"daemon.wire"},
     "daemon.spool": {"daemon.spool", "daemon.wire", "daemon.paths"},
     "daemon.paths": set(),
-    "rrd_cli": {"rrd_cli", "daemon.wire", "daemon.paths", "daemon.spool"},
+    "rrd_cli": {"rrd_cli", "daemon.wire", "daemon.paths", "daemon.spool", "daemon.settings", "daemon.systemd"},
+    "daemon.settings": {"daemon.settings", "daemon.paths", "daemon.spool.retention"},
+    "daemon.systemd": {"daemon.systemd", "daemon.paths"},
     "rrd": {"rrd", "daemon.paths", "daemon.wire"},
 }
 """What the modules of a package may import of ours, at run time."""

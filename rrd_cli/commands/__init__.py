@@ -15,12 +15,15 @@ from typing import Final
 
 VERBS: Final[dict[str, str]] = {
     "save": "Outputs",
+    "serve": "Outputs",
     "detach": "Outputs",
     "ls": "Looking",
     "status": "Looking",
     "tail": "Files and recordings",
+    "recover": "Files and recordings",
     "forget": "Files and recordings",
     "gc": "Files and recordings",
     "daemon": "The daemon",
+    "config": "The daemon",
 }
 """Each verb with the section of `rrd --help` that it stands in, in the order of help."""
