@@ -584,6 +584,11 @@ class Hub:
         scanner = stream.scanner
         if scanner is None:
             return
+        if stream.error and scanner.header is None and stream.log is not None:
+            # Nothing of it is a stream: a log must not be a trap for whoever opens it.
+            stream.dropped_bytes += stream.size
+            os.ftruncate(stream.log.fd, 0)
+            stream.size = stream.log.size = 0
         untouched = scanner.sealed and scanner.position == stream.size and not self._distrusted(stream)
         if not untouched and stream.size:
             result = await finish_file(stream.path)

@@ -140,6 +140,13 @@ class FileSink(Sink):
     async def deliver(self) -> None:
         """See Sink."""
         self._check_target()
+        await self._deliver()
+        streams = self.feed.streams()
+        if streams and all(stream.error and not stream.data_end for stream in streams):
+            self.path.unlink(missing_ok=True)
+            raise SinkFailed(streams[0].error)
+
+    async def _deliver(self) -> None:
         if self.mode != "merge":
             stream = self._only_stream()
             if stream is not None:

@@ -27,7 +27,7 @@ async def run(call: Call) -> Message:
     recording, else the newest) or stream (exactly this one); force; copy; wait.
 
     Returns:
-        sink (as in status), chose (what was taken, for people), complete. Answers at once for live recordings
+        sink (as in status), chose (what was taken, for people), complete, warnings (about a complete file). Answers at once for live recordings
         unless `wait`, else when the file is complete; meanwhile progress.
 
     Raises:
@@ -59,7 +59,26 @@ async def run(call: Call) -> Message:
                 await call.daemon.hub.wait_change(call.daemon.hub.version)
     if sink.state == "failed":
         raise VerbError("failed", sink.last_error)
-    return {"sink": sink.status(), "chose": chose, "complete": sink.state == "complete"}
+    return {
+        "sink": sink.status(),
+        "chose": chose,
+        "complete": sink.state == "complete",
+        "warnings": _warnings(sink) if sink.state == "complete" else [],
+    }
+
+
+def _warnings(sink: FileSink) -> list[str]:
+    """What a user should know of a file that is complete, and might not be what was hoped for."""
+    found = []
+    for stream in sink.feed.streams():
+        name = "standard input" if stream.kind == "stdin" else f"stream {stream.id}"
+        if stream.error:
+            found.append(f"{name}: {stream.error}; everything before it is kept")
+        elif stream.dropped_bytes:
+            found.append(f"{name} stopped in the middle of a message: its last {stream.dropped_bytes} bytes are left out")
+    if sink.last_error:
+        found.append(sink.last_error)
+    return found
 
 
 async def select(call: Call) -> tuple[Selection, str]:
