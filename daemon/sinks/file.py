@@ -35,7 +35,7 @@ from daemon.wire.rrd import HEADER_SIZE, StreamHeader
 STEP = 32 << 20
 """Bytes copied at once: long enough to be fast, short enough to be stopped."""
 PACE_S = 0.1
-"""A copy of a live log looks for more so often: its bytes are safe in the log, and small steps cost more than they move."""
+"""A copy of a live log looks for more so often: its bytes are safe in the log, and small steps are dear."""
 NICE = 10
 """Copies are in nobody's way: their threads run at this niceness."""
 SMALL_RANGE = 16 << 10

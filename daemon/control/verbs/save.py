@@ -27,8 +27,8 @@ async def run(call: Call) -> Message:
     recording, else the newest) or stream (exactly this one); force; copy; wait.
 
     Returns:
-        sink (as in status), chose (what was taken, for people), complete, warnings (about a complete file). Answers at once for live recordings
-        unless `wait`, else when the file is complete; meanwhile progress.
+        sink (as in status), chose (what was taken, for people), complete, warnings (about a complete file). Answers at
+        once for live recordings unless `wait`, else when the file is complete; meanwhile progress.
 
     Raises:
         VerbError: no such recording, or several; the target is there, is being written, or cannot be.
@@ -75,7 +75,8 @@ def _warnings(sink: FileSink) -> list[str]:
         if stream.error:
             found.append(f"{name}: {stream.error}; everything before it is kept")
         elif stream.dropped_bytes:
-            found.append(f"{name} stopped in the middle of a message: its last {stream.dropped_bytes} bytes are left out")
+            count = stream.dropped_bytes
+            found.append(f"{name} stopped in the middle of a message: its last {count} bytes are left out")
     if sink.last_error:
         found.append(sink.last_error)
     return found
