@@ -17,6 +17,7 @@ SDK's does.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -230,6 +231,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m daemon.spool.finish PATH", file=sys.stderr)
         return 2
+    gc.disable()  # this process lives for one log and makes no cycles: looking for some costs a tenth of its time
     try:
         result = finish_log(arguments[0])
     except OSError as error:

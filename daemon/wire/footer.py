@@ -38,7 +38,16 @@ import pyarrow as pa
 import xxhash
 
 from daemon.wire.arrow_schema import EOS, UnsupportedTypeError, sorted_schema_message
-from daemon.wire.chunk import BadChunkError, Buffer, Ipc, NeedMore, parse_arrow_msg, parse_record_batch, schema_end
+from daemon.wire.chunk import (
+    BadChunkError,
+    Buffer,
+    Ipc,
+    NeedMore,
+    parse_arrow_msg,
+    parse_record_batch,
+    record_batch_body,
+    schema_end,
+)
 from daemon.wire.logmsg import BLUEPRINT, StoreId, parse_store_id, parse_store_info
 from daemon.wire.protobuf import fields, length_delimited, varint_field
 from daemon.wire.rrd import FOOTER_CRC_SEED, FRAME_HEADER_SIZE, Kind, Tail, frame_header
@@ -53,6 +62,9 @@ from daemon.wire.sorbet import (
 
 MAX_CELLS = 50_000_000
 """Cells of all dataframes together: 400 MB of numbers, which every reader would have to hold as well."""
+
+MAX_PLANS = 64
+"""Record batch headers remembered for a schema. Chunks of one size repeat one; of varying sizes, none would repeat."""
 
 STATIC = -(2**63)
 """The time of what has none; null in the dataframe."""
@@ -110,14 +122,67 @@ class _Sparse(NamedTuple):
     ranges: tuple[Range, ...]
 
 
+class _Plan(NamedTuple):
+    """What the header of a record batch tells, with its template. Chunks of equal headers share it."""
+
+    rows: int
+    end: int
+    """Where the record batch ends, its body included. Places are in the IPC stream, as everywhere here."""
+    times_end: int
+    times: tuple[tuple[int, bool], ...]
+    """Where the times of each timeline are, and whether they are sorted."""
+    filled: tuple[int, ...]
+    """Components that have a value."""
+    sparse: tuple[tuple[int, int, int], ...]
+    """Components that are not there in every row: index, rows that they are in, and where their validity bitmap is."""
+
+    @classmethod
+    def of(cls, ipc: Ipc, at: int, template: _Template) -> _Plan:
+        """Read the header that starts at `at`.
+
+        Raises:
+            BadChunkError, NeedMore, UnsupportedChunkError: see parse_record_batch.
+        """
+        batch, schema = parse_record_batch(ipc, at), template.schema
+        if batch.node_count != schema.nodes or batch.buffer_count != schema.buffers:
+            raise BadChunkError("a record batch that does not fit its schema")
+        raw, rows, nodes, body = ipc.raw, batch.rows, batch.nodes, batch.body
+        times = []
+        for time in schema.times:
+            times.append((body + _place(raw, batch.buffers + 16 * (time.buffer + 1), 8 * rows), time.sorted))
+        filled, sparse = [], []
+        for i, component in enumerate(schema.components):
+            length, nulls = _qq(raw, nodes + 16 * component.node)
+            if length != rows or not 0 <= nulls <= length:
+                raise BadChunkError("a column that is longer or shorter than its chunk")
+            if _q(raw, nodes + 16 * component.node + 16)[0]:
+                filled.append(i)
+            if nulls and schema.times:
+                place = -1
+                if nulls < length:
+                    place = body + _place(raw, batch.buffers + 16 * component.buffer, (rows + 7) // 8)
+                sparse.append((i, length - nulls, place))
+        times_end = max((place for place, _ in times), default=body) + 8 * rows
+        return cls(rows, batch.end, times_end if times else body, tuple(times), tuple(filled), tuple(sparse))
+
+
+def _place(raw: Buffer, entry: int, needed: int) -> int:
+    """Where a buffer is in its record batch's body."""
+    place, length = _qq(raw, entry)
+    if place < 0 or length < needed:
+        raise BadChunkError("a buffer that is shorter than its column")
+    return int(place)
+
+
 class _Template:
     """Chunks that have the same schema: nearly all chunks of an entity. What differs is held in arrays."""
 
-    __slots__ = ("arrow", "empty", "ends", "log_time", "rows", "schema", "sparse", "starts")
+    __slots__ = ("arrow", "empty", "ends", "log_time", "plans", "rows", "schema", "sparse", "starts")
 
     def __init__(self, arrow: pa.Schema, schema: ChunkSchema) -> None:
         self.arrow = arrow
         self.schema = schema
+        self.plans: dict[bytes, _Plan] = {}
         self.rows = array("I")
         """Their rows in the store's dataframe."""
         self.starts = [array("q") for _ in schema.times]
@@ -267,45 +332,25 @@ class FooterBuilder:
         end = schema_end(ipc)
         head = bytes(ipc.upto(end)[:end])
         template, identity, is_new = self._template(msg.store, head)
-        schema = template.schema
         if msg.chunk_id is not None and msg.chunk_id != identity:
             raise BadChunkError("a chunk of two ids")
         if once and self._is_known(msg.store, identity):
             return False
-        batch = parse_record_batch(ipc, end)
-        if batch.node_count != schema.nodes or batch.buffer_count != schema.buffers:
-            raise BadChunkError("a record batch that does not fit its schema")
+        body = record_batch_body(ipc, end)
+        header = bytes(ipc.raw[end:body])
+        plan = template.plans.get(header)
+        if plan is None:
+            plan = _Plan.of(ipc, end, template)
         if check:
-            _check(ipc.raw, end, batch.end, template.arrow)
-        rows, nodes, body = batch.rows, batch.nodes, batch.body
-        raw, ranges, time_places = ipc.raw, [], []
-        if schema.times:
-            places = [_qq(raw, batch.buffers + 16 * (time.buffer + 1))[0] for time in schema.times]
-            if min(places) < 0:
-                raise BadChunkError("a buffer outside of its record batch")
-            raw = ipc.upto(body + max(places) + 8 * rows)
-            for time, place in zip(schema.times, places, strict=True):
-                place += body
-                time_places.append(place)
-                ranges.append(_time_range(raw, place, rows, time.sorted))
-        sparse: dict[int, _Sparse] = {}
-        filled = []
-        for i, component in enumerate(schema.components):
-            length, nulls = _qq(raw, nodes + 16 * component.node)
-            if length != rows or not 0 <= nulls <= length:
-                raise BadChunkError("a column that is longer or shorter than its chunk")
-            if template.empty[i] and _q(raw, nodes + 16 * component.node + 16)[0]:
-                filled.append(i)
-            if nulls and schema.times:
-                if nulls == length:
-                    sparse[i] = _Sparse(0, ((STATIC, STATIC),) * len(time_places))
-                    continue
-                place, bits = _qq(raw, batch.buffers + 16 * component.buffer)
-                if place < 0 or bits * 8 < length:
-                    raise BadChunkError("a buffer outside of its record batch")
-                raw = ipc.upto(body + place + bits)
-                sparse[i] = _Sparse(length - nulls, _sparse_ranges(raw, body + place, rows, time_places))
-        if self._is_over or (not schema.components and schema.version <= "0.1.0"):
+            _check(ipc.raw, end, plan.end, template.arrow)
+        rows = plan.rows
+        raw = ipc.raw if len(ipc.raw) >= plan.times_end else ipc.upto(plan.times_end)
+        if rows == 1:
+            ranges = [(time, time) for place, _ in plan.times for time in _q(raw, place)]
+        else:
+            ranges = [_time_range(raw, place, rows, is_sorted) for place, is_sorted in plan.times]
+        sparse = _sparse(ipc, plan) if plan.sparse else None
+        if self._is_over or (not template.schema.components and template.schema.version <= "0.1.0"):
             # Chunks of indicators alone, as old SDKs sent them: readers drop the column, and then the chunk.
             self._last = None
             return True
@@ -318,12 +363,15 @@ class FooterBuilder:
         if self._cells > self._max_cells:
             self._give_up()
             return True
-        for i in filled:
+        template.plans[header] = plan
+        if len(template.plans) > MAX_PLANS:
+            template.plans.clear()
+        for i in plan.filled:
             template.empty[i] = False
         for i, (first, last) in enumerate(ranges):
-            template.starts[i].append(first)
-            template.ends[i].append(last)
-        if sparse:
+            template.starts[i].append(first if first > STATIC else TIME_MIN)
+            template.ends[i].append(last if last > STATIC else TIME_MIN)
+        if sparse is not None:
             template.sparse.append((len(template.rows), sparse))
         template.rows.append(len(store.offsets))
         store.ids += identity
@@ -537,24 +585,31 @@ def _check(raw: Buffer, schema_end: int, batch_end: int, schema: pa.Schema) -> N
 def _time_range(raw: Buffer, place: int, rows: int, is_sorted: bool) -> Range:
     if rows == 0:
         return TIME_MIN, TIME_MAX  # what TimeColumn::new makes of an empty column
-    if is_sorted or rows == 1:
+    if is_sorted:
         first, last = _q(raw, place)[0], _q(raw, place + 8 * (rows - 1))[0]
     else:
         times = np.frombuffer(raw, "<i8", rows, place)
         first, last = int(times.min()), int(times.max())
-    return max(first, TIME_MIN), max(last, TIME_MIN)
+    return first, last
 
 
-def _sparse_ranges(raw: Buffer, bitmap: int, rows: int, places: list[int]) -> tuple[Range, ...]:
-    bits = np.frombuffer(raw, np.uint8, (rows + 7) // 8, bitmap)
-    valid = np.unpackbits(bits, bitorder="little", count=rows).view(bool)
-    if not valid.any():
-        raise BadChunkError("a validity bitmap that does not fit its null count")
-    ranges = []
-    for place in places:
-        times = np.frombuffer(raw, "<i8", rows, place)[valid]
-        ranges.append((max(int(times.min()), TIME_MIN), max(int(times.max()), TIME_MIN)))
-    return tuple(ranges)
+def _sparse(ipc: Ipc, plan: _Plan) -> dict[int, _Sparse]:
+    found = {}
+    for i, count, bitmap in plan.sparse:
+        if bitmap < 0:
+            found[i] = _Sparse(0, ((STATIC, STATIC),) * len(plan.times))
+            continue
+        raw = ipc.upto(bitmap + (plan.rows + 7) // 8)
+        bits = np.frombuffer(raw, np.uint8, (plan.rows + 7) // 8, bitmap)
+        valid = np.unpackbits(bits, bitorder="little", count=plan.rows).view(bool)
+        if not valid.any():
+            raise BadChunkError("a validity bitmap that does not fit its null count")
+        ranges = []
+        for place, _ in plan.times:
+            times = np.frombuffer(raw, "<i8", plan.rows, place)[valid]
+            ranges.append((max(int(times.min()), TIME_MIN), max(int(times.max()), TIME_MIN)))
+        found[i] = _Sparse(count, tuple(ranges))
+    return found
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
