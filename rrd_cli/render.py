@@ -245,3 +245,15 @@ def print_lines(lines: Sequence[str]) -> None:
 def note(text: str) -> None:
     """Say something on standard error that is neither result nor error."""
     print(clean(text), file=sys.stderr)
+
+
+def span(seconds: float | None) -> str:
+    """A length of log time: `0.25 s`, `12.0 s`, `3 min 20 s`, `2 h 5 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -38,8 +38,7 @@ def readable_file(word: str) -> str:
     try:
         found = os.stat(path)
     except FileNotFoundError as error:
-        hint = "" if "/" in word else "recordings are listed by: rrd ls"
-        raise CliError(f"no such file: {word}", hint) from error
+        raise CliError(f"no such file: {word}") from error
     except OSError as error:
         raise CliError(f"cannot read file: {error.strerror}: {word}") from error
     if stat.S_ISDIR(found.st_mode):
