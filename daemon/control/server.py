@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from daemon import __version__
+from daemon.sinks.runner import describe
 from daemon.wire import control
 from daemon.wire.control import Message, ProtocolError, VerbError
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("rrd.control")
 
 VERBS = (
-    "open", "close", "sync", "save", "attach", "detach", "ls", "status", "stop", "restart", "reload", "settings", "tail",
-    "forget", "gc", "spawn", "connect", "viewers", "serve",
+    "open", "close", "sync", "save", "attach", "detach", "ls", "status", "stop", "restart", "reload", "settings",
+    "tail", "forget", "gc", "spawn", "connect", "viewers", "serve",
 )
 """Every verb; each is a module `daemon.control.verbs.<verb>` with `async def run(call) -> Message`."""
 RECEIVE = 64 << 10
@@ -69,7 +70,7 @@ class Client:
                 try:
                     while data:
                         data = data[await self._socket.send(data) :]
-                except OSError:
+                except (OSError, trio.ClosedResourceError):
                     return
         if scope.cancelled_caught:
             log.warning("client %s (pid %d) does not read, dropping it", self.agent, self.pid)
@@ -87,6 +88,7 @@ class Call:
     Attributes:
         args: As the client sent them; the methods below check them.
         fds: Descriptors that came with it; a handler that keeps one takes it out of the list.
+        afterwards: What is to be done once the answer has been sent.
     """
 
     daemon: Daemon
@@ -95,6 +97,7 @@ class Call:
     verb: str
     args: Message
     fds: list[int] = field(default_factory=list)
+    afterwards: Callable[[], None] | None = None
 
     async def progress(self, state: Message) -> None:
         """Tell the client how far it is."""
@@ -186,40 +189,47 @@ class Server:
             except ProtocolError as error:
                 log.warning("client %s (pid %d): %s", client.agent or "?", pid, error)
                 await client.send(control.error(0, VerbError("protocol", str(error))))
-            except OSError as error:
+            except (OSError, trio.ClosedResourceError) as error:
                 log.debug("client %s (pid %d): %s", client.agent, pid, error)
             finally:
                 self.clients.discard(client)
 
     async def _talk(self, client: Client, sock: trio.socket.SocketType) -> None:
-        decoder, fds = control.Decoder(), list[int]()
+        decoder = control.Decoder()
+        # Descriptors of the message that is not whole yet, and of what was read last.
+        waiting, fresh = list[int](), list[int]()
         space = socket.CMSG_LEN(control.MAX_DESCRIPTORS * struct.calcsize("i"))
         try:
             async with trio.open_nursery() as requests:
                 while True:
                     data, ancillary, flags, _ = await sock.recvmsg(RECEIVE, space, CLOEXEC)
-                    fds += _descriptors(ancillary)
-                    if flags & socket.MSG_CTRUNC or len(fds) > control.MAX_DESCRIPTORS:
+                    fresh = _descriptors(ancillary)
+                    if flags & socket.MSG_CTRUNC or len(waiting) + len(fresh) > control.MAX_DESCRIPTORS:
                         raise ProtocolError(f"more than {control.MAX_DESCRIPTORS} descriptors")
                     if not data:
                         break
                     decoder.receive_data(data)
                     while (message := decoder.next_message()) is not None:
-                        # Descriptors arrive with the first byte of the message they belong to, or with a part of it.
-                        taken, fds = fds, []
-                        call = Call(self._daemon, client, *_request(message), taken)
+                        # A read may begin with messages that came without descriptors; it ends with the one that
+                        # brought them, or with that one's first part: recvmsg(2) stops there.
+                        request = _request(message)
+                        taken, waiting = waiting, []
+                        if not decoder.pending:
+                            taken, fresh = taken + fresh, []
+                        call = Call(self._daemon, client, *request, taken)
                         if not client.agent:
                             await self._greet(call)
                         else:
                             requests.start_soon(self._handle, call)
+                    waiting, fresh = waiting + fresh, []
                 # A client that hangs up is not interested in answers any more; its verbs go on only where they say so.
                 requests.cancel_scope.cancel()
         except* ProtocolError as group:
             raise group.exceptions[0] from None
-        except* OSError as group:
+        except* (OSError, trio.ClosedResourceError) as group:
             raise group.exceptions[0] from None
         finally:
-            for fd in fds:
+            for fd in waiting + fresh:
                 os.close(fd)
 
     async def _greet(self, call: Call) -> None:
@@ -249,10 +259,18 @@ class Server:
             answer = control.ok(call.id, await find_handler(call.verb)(call))
         except VerbError as failure:
             answer = control.error(call.id, failure)
+        except OSError as error:
+            # A disk or a process that is not as it should be is the request's misfortune, not the connection's.
+            log.error("%s: %s", call.verb, error)
+            answer = control.error(call.id, VerbError("failed", f"{call.verb}: {describe(error)}"))
         finally:
             for fd in call.fds:
                 os.close(fd)
-        await call.client.send(answer)
+        try:
+            await call.client.send(answer)
+        finally:
+            if call.afterwards is not None:
+                call.afterwards()
 
 
 def find_handler(verb: str) -> Handler:

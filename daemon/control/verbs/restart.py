@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from daemon.control.server import Call
 from daemon.keeper import EXIT_RESTART
 from daemon.wire.control import Message
@@ -9,5 +11,6 @@ from daemon.wire.control import Message
 
 async def run(call: Call) -> Message:
     """Restart keeper and daemon; streams and outputs go on where they are."""
-    call.daemon.stop_soon(EXIT_RESTART)
+    # Only then: the end of the daemon cancels everything, the answer too.
+    call.afterwards = partial(call.daemon.stop_soon, EXIT_RESTART)
     return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from daemon.control.server import Call
 from daemon.wire.control import Message, VerbError
 
@@ -21,5 +23,5 @@ async def run(call: Call) -> Message:
             "refused", f"{len(live)} program{'s are' if len(live) > 1 else ' is'} streaming: {who}",
             "rrd daemon restart loses nothing; rrd daemon stop --force leaves them buffering until a daemon is back",
         )
-    call.daemon.stop_soon(0)
+    call.afterwards = partial(call.daemon.stop_soon, 0)
     return {}
