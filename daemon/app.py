@@ -32,11 +32,13 @@ import trio
 from daemon import __version__, descriptors, paths, settings
 from daemon.control.server import Client, Server
 from daemon.hub import Hub, Stream
+from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
 from daemon.sinks.runner import Sink, SinkSet
+from daemon.sinks.viewer import ViewerSink
 from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
 from daemon.wire import control
@@ -44,7 +46,7 @@ from daemon.wire.control import Message, VerbError
 
 log = logging.getLogger("rrd")
 
-SINKS: dict[str, type[Sink]] = {sink.kind: sink for sink in (FileSink, WebSink)}
+SINKS: dict[str, type[Sink]] = {sink.kind: sink for sink in (FileSink, ViewerSink, WebSink)}
 """Sink classes by kind, for what an earlier run left."""
 LAST_WORDS_S = 1.0
 """How long clients get to read that the daemon stops."""
@@ -72,6 +74,7 @@ class Daemon:
         self.sinks: SinkSet
         self.server: Server
         self.nursery: trio.Nursery
+        self.grpc: GrpcServer | None = None
         self._owners: dict[str, Client] = {}
         self._stop = trio.Event()
         self._status = 0
@@ -117,11 +120,15 @@ class Daemon:
 
     async def _start_services(self) -> None:
         """Start what else listens or watches."""
-        await trio.lowlevel.checkpoint()
+        if self.settings.grpc_port >= 0:
+            self.grpc = GrpcServer(self.hub, self.settings.grpc_port)
+            await self.nursery.start(self.grpc.serve)
 
     def extra_status(self) -> Message:
         """What services add to `status`."""
-        return {"grpc_url": "", "grpc_error": ""}
+        if self.grpc is None:
+            return {"grpc_url": "", "grpc_error": ""}
+        return {"grpc_url": self.grpc.url, "grpc_error": self.grpc.error}
 
     def stop_soon(self, status: int) -> None:
         """End the process with a status once what is being answered is answered."""

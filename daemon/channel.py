@@ -12,6 +12,7 @@ ChannelBroken, everywhere and at once.
 from __future__ import annotations
 
 import logging
+import secrets
 import socket
 from typing import TypeAlias
 
@@ -24,6 +25,8 @@ log = logging.getLogger("rrd.grpc")
 
 Buffer: TypeAlias = bytes | memoryview
 
+INSTANCE = secrets.token_hex(8)
+"""This process, for whoever asks who we are: a feeder can tell whether we have what it sent before."""
 RECEIVE = 1 << 18
 """Bytes taken from the socket at once."""
 BUFFERED = 1 << 20
@@ -44,6 +47,31 @@ KEEPALIVE_COUNT = 6
 
 class ChannelBroken(Exception):
     """The connection is gone, or of no further use. The message says how."""
+
+
+def unwrap(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What a nursery's body raised, where the nursery is an inner affair and its group says no more.
+
+    Returns:
+        The one exception, or the first where all are the same news (a broken connection shows in every task at once);
+        else the group.
+    """
+    leaves: list[BaseException] = []
+    todo: list[BaseException] = [group]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, BaseExceptionGroup):
+            todo += one.exceptions
+        else:
+            leaves.append(one)
+    errors = [one for one in leaves if not isinstance(one, trio.Cancelled)]
+    if len(errors) == 1 and len(leaves) == 1:
+        return errors[0]
+    if errors and len(errors) == len(leaves):
+        told = [one for one in errors if not isinstance(one, ChannelBroken)]
+        if len(told) <= 1:
+            return told[0] if told else errors[0]
+    return group
 
 
 class Channel:

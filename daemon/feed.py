@@ -263,7 +263,7 @@ class Feed:
     @property
     def caught_up(self) -> bool:
         """Everything that is in the logs now has been delivered."""
-        return all(self._delivered(stream) for stream in self.streams())
+        return not self._from_now and all(self._delivered(stream) for stream in self.streams())
 
     def lag(self) -> tuple[int, int]:
         """(messages, bytes) that are selected, in the logs, and not yet taken from this feed."""

@@ -16,7 +16,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from dataclasses import dataclass, field
 import trio
 
 import daemon
-from daemon.channel import PIECE, Channel, ChannelBroken, send_batch
+from daemon.channel import INSTANCE, PIECE, Channel, ChannelBroken, send_batch
 from daemon.hub import Hub, Stream
 from daemon.selection import Selection, recordings_of, resolve
 from daemon.viewers.discover import Owner, listener, peer_owner
@@ -64,9 +63,6 @@ HTTP1_REFUSAL = (
 )
 _HTTP1_METHODS = (b"GET ", b"POST", b"HEAD", b"OPTI", b"PUT ")
 _PREFACE = b"PRI "
-
-INSTANCE = secrets.token_hex(8)
-"""This process: whoever feeds us can tell whether we have what it sent before."""
 
 
 @dataclass

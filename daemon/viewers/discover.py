@@ -57,7 +57,8 @@ class Found:
     """A Rerun program that listens.
 
     Attributes:
-        kind: `windowed`, `headless`, `web`, `server` (--serve-grpc), `save` (--save), `sdk` (a program that serves).
+        kind: `windowed`, `headless`, `web`, `server` (--serve-grpc), `save` (--save), `sdk` (a program that serves),
+            `other` (no Rerun program, as far as its process says).
         ports: Where it listens, (address, port), lowest port first.
     """
 
@@ -74,6 +75,8 @@ class Found:
 
     def describe(self) -> str:
         """For messages: `windowed viewer 0.41.0 (pid 4711)`."""
+        if self.kind == "other":
+            return self.owner.describe()
         names = {"server": "Rerun server", "save": "rerun --save", "sdk": "SDK server", "web": "web viewer server"}
         return f"{names.get(self.kind, self.kind + ' viewer')} {show(self.version)} (pid {self.owner.pid})"
 
@@ -92,6 +95,15 @@ def listener(port: int) -> Owner | None:
     for pid, _ in _holders(inodes):
         return owner_of(pid)
     return None
+
+
+def server_at(port: int) -> Found | None:
+    """The program that listens on a port, whatever it is (kind `other` if it is not Rerun's); None if nobody does."""
+    owner = listener(port)
+    if owner is None:
+        return None
+    ports = (("", port),)
+    return _examine(owner.pid, ports) or Found(owner, "other", None, "", ports)
 
 
 def peer_owner(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
@@ -127,6 +139,15 @@ def alive(pid: int, started: float) -> bool:
     try:
         process = psutil.Process(pid)
         return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    """Whether a process is `ancestor`, or was started by it (a launcher's child)."""
+    try:
+        process = psutil.Process(pid)
+        return pid == ancestor or any(parent.pid == ancestor for parent in process.parents())
     except psutil.Error:
         return False
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import trio
 
-from daemon.channel import Channel, ChannelBroken
+from daemon.channel import Channel, ChannelBroken, unwrap
 from daemon.viewers.version import Version, show
 from daemon.wire.grpc import (
     CLOUD_VERSION,
@@ -109,10 +109,7 @@ async def connect(address: Address, *, seconds: float = CONNECT_S) -> AsyncItera
             yield channel
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The nursery is our own affair: what the caller raised comes out as it was.
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+        raise unwrap(group) from None
     finally:
         await channel.aclose()
 

@@ -15,10 +15,13 @@ from typing import Final
 
 VERBS: Final[dict[str, str]] = {
     "save": "Outputs",
+    "spawn": "Outputs",
+    "connect": "Outputs",
     "serve": "Outputs",
     "detach": "Outputs",
     "ls": "Looking",
     "status": "Looking",
+    "viewers": "Looking",
     "tail": "Files and recordings",
     "recover": "Files and recordings",
     "forget": "Files and recordings",
