@@ -23,11 +23,19 @@ _rrd() {
     case "$verb" in
         "")
             options="-V --version -h --help"
-            mapfile -t found < <(compgen -W "save serve detach ls status tail recover forget gc daemon config" -- "$current")
+            mapfile -t found < <(compgen -W "save spawn connect serve detach ls status viewers tail recover forget gc daemon config" -- "$current")
             ;;
         "save")
             options="-f --force --copy -w --wait --json -h --help"
             case $at in 0) kinds="files" ;; *) kinds="sources files" ;; esac
+            ;;
+        "spawn")
+            options="--new -p --port --executable --memory-limit --server-memory-limit --hide-welcome-screen --headless --from --max-lag --json -h --help"
+            case $at in *) kinds="sources files" ;; esac
+            ;;
+        "connect")
+            options="--from --max-lag --force --json -h --help"
+            case $at in 0) kinds="" ;; *) kinds="sources files" ;; esac
             ;;
         "serve")
             options="--bind -p --port --token --no-token --allow-anyone --host-name --no-open --json -h --help"
@@ -42,6 +50,10 @@ _rrd() {
             kinds=""
             ;;
         "status")
+            options="--json -h --help"
+            kinds=""
+            ;;
+        "viewers")
             options="--json -h --help"
             kinds=""
             ;;
@@ -104,6 +116,14 @@ _rrd() {
         *) return ;;
     esac
     case "$verb $previous" in
+        "spawn -p" | "spawn --port") valued=yes kinds="" ;;
+        "spawn --executable") valued=yes kinds="files" ;;
+        "spawn --memory-limit") valued=yes kinds="" ;;
+        "spawn --server-memory-limit") valued=yes kinds="" ;;
+        "spawn --from") valued=yes kinds="" ;;
+        "spawn --max-lag") valued=yes kinds="" ;;
+        "connect --from") valued=yes kinds="" ;;
+        "connect --max-lag") valued=yes kinds="" ;;
         "serve --bind") valued=yes kinds="" ;;
         "serve -p" | "serve --port") valued=yes kinds="" ;;
         "serve --token") valued=yes kinds="" ;;

@@ -46,8 +46,6 @@ COPY = 1 << 20
 """Bytes read at once where sendfile cannot be used."""
 PIPE_SIZE: Final = 1 << 20
 """What our output pipe is enlarged to while bulk goes through it: fewer wake-ups of both sides."""
-STATIC: Final = b"\x38\x01"
-"""How an ArrowMsg of a static chunk ends: field 7, is_static, true. SDKs before 0.24 do not write it."""
 
 
 class Output:
@@ -254,11 +252,13 @@ class Reader:
         return self._stores is None or frame.store in self._stores
 
     def _pinned(self, frame: Frame) -> bool:
+        from daemon.spool.pinned import is_static  # brings lz4, which only -n needs
+
         if frame.kind != Kind.ARROW:
             return True
         if frame.store is not None and parse_store_id(frame.store).kind == BLUEPRINT:
             return True
-        return os.pread(self.fd, len(STATIC), frame.end - len(STATIC)) == STATIC
+        return is_static(self.fd, frame)
 
     def _frames(self) -> Iterable[Frame]:
         try:

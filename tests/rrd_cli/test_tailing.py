@@ -22,7 +22,8 @@ def store(recording: str, *, kind: int = 1) -> bytes:
 def message(recording: str, text: str, *, static: bool = False, kind: int = 1) -> bytes:
     """An ArrowMsg: its store id first, then whatever, then whether it is static."""
     raw = store(recording, kind=kind)
-    body = bytes((0x0A, len(raw))) + raw + b"\x2a" + bytes((len(text),)) + text.encode() + b"\x38" + bytes((static,))
+    body = bytes((0x0A, len(raw))) + raw + b"\x2a" + bytes((len(text),)) + text.encode()
+    body += b"\x32\x12" + bytes(18) + b"\x38" + bytes((static,))
     return frame_header(2, len(body)) + body
 
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from rrd_cli.commands import forget
+from rrd_cli.errors import UsageError
+
+ANSWER = {"recordings": ["app/one", "app/two"], "bytes": 1_200_000, "streams": ["s1", "s2"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("30min", 1800), ("30m", 1800), ("12h", 43200), ("7d", 604800), ("2 w", 1209600), ("1.5D", 129600)],
+)
+def test_ages(text, seconds):
+    assert forget.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "7d 3h"])
+def test_no_ages(text):
+    with pytest.raises(UsageError, match="not an age"):
+        forget.seconds(text)
+
+
+def test_what_is_asked_for(fake, rrd):
+    fake.on("forget", ANSWER)
+    for args in (("one", "two"), ("--ended",), ("--older-than", "7d")):
+        assert rrd("forget", *args)[0] == 0
+    assert fake.said("forget") == [
+        {"source": ["one", "two"], "dry_run": False},
+        {"ended": True, "dry_run": False},
+        {"older_than_s": 604800.0, "dry_run": False},
+    ]
+
+
+def test_what_is_said(fake, rrd):
+    fake.on("forget", ANSWER)
+    assert rrd("forget", "--ended")[1] == "forgot 2 recordings (frees 1.2 MB): app/one, app/two\n"
+    assert rrd("forget", "--ended", "--dry-run")[1] == "would forget 2 recordings (frees 1.2 MB): app/one, app/two\n"
+    assert json.loads(rrd("forget", "--ended", "--json")[1]) == ANSWER
+    fake.on("forget", ANSWER | {"recordings": [f"app/{n}" for n in range(8)], "bytes": 0})
+    assert rrd("forget", "--ended")[1] == (
+        "forgot 8 recordings (frees nothing: files elsewhere are the same on disk): "
+        "app/0, app/1, app/2, app/3, app/4 and 3 more\n"
+    )
+    fake.on("forget", {"recordings": [], "bytes": 0})
+    assert rrd("forget", "--ended")[1] == "nothing to forget\n"
+
+
+@pytest.mark.parametrize("args", [(), ("one", "--ended"), ("--ended", "--older-than", "7d")])
+def test_one_way_of_saying_which(private, rrd, args):
+    assert rrd("forget", *args)[0] == 2
+
+
+class TestOnATerminal:
+    @pytest.fixture(autouse=True)
+    def _terminal(self, fake, monkeypatch):
+        fake.on("forget", ANSWER)
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+    def asked(self, fake):
+        return [args["dry_run"] for args in fake.said("forget")]
+
+    def test_yes(self, fake, rrd, monkeypatch):
+        question = "Forget 2 recordings (frees 1.2 MB): app/one, app/two?"
+        monkeypatch.setattr("typer.confirm", lambda text, **_: text == question)
+        assert rrd("forget", "--ended")[1].startswith("forgot 2 recordings")
+        assert self.asked(fake) == [True, False]
+
+    def test_no(self, fake, rrd, monkeypatch):
+        monkeypatch.setattr("typer.confirm", lambda text, **_: False)
+        assert rrd("forget", "--ended")[1] == "nothing was forgotten\n"
+        assert self.asked(fake) == [True]
+
+    def test_not_asked(self, fake, rrd):
+        assert rrd("forget", "--ended", "--yes")[0] == 0
+        assert self.asked(fake) == [False]
