@@ -32,7 +32,7 @@ from daemon.hub import Hub
 from daemon.selection import FILE, STREAM, Recording, recordings_of
 from daemon.web import live
 from daemon.web.assets import Library, NoViewer, Version, Viewer
-from daemon.web.auth import Guard
+from daemon.web.auth import Guard, is_loopback
 from daemon.web.download import send_file, send_recording
 from daemon.web.server import Exchange, Gone
 from daemon.wire.http import HttpError
@@ -247,8 +247,17 @@ class Site:
         if viewer is None or name not in viewer.files:
             raise HttpError(404, "this viewer is not here any more", "reload the page")
         exchange.headers.append(("Cache-Control", FOREVER))
-        kind, suffix = viewer.content_type(name), viewer.suffix(name)
-        await send_file(exchange, viewer.files[name], kind, suffix=suffix, validator=f"{key}-{name}")
+        kind, suffix, path, tag = viewer.content_type(name), viewer.suffix(name), viewer.files[name], f"{key}-{name}"
+        request = exchange.request
+        # On this machine, and through an ssh tunnel that compresses or not as its user chose, it would only cost time.
+        if not is_loopback(request.peer) and "gzip" in request.headers.get("accept-encoding", ""):
+            exchange.headers += [
+                ("Content-Encoding", "gzip"),
+                ("Vary", "Accept-Encoding"),
+                ("rerun-final-length", str(path.stat().st_size + len(suffix))),  # for the viewer's progress bar
+            ]
+            path, suffix, tag = await self.library.compressed(viewer, name), b"", f"{tag}-gzip"
+        await send_file(exchange, path, kind, suffix=suffix, validator=tag)
 
     # -- data ------------------------------------------------------------------------------------------------------
 

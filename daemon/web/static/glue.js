@@ -20,11 +20,32 @@ export function startViewer(assets, parent) {
   return assets.kind === "notebook" ? startNotebook(assets, parent) : startExecutable(assets, parent);
 }
 
+/**
+ * Fetches the wasm while the module that will ask for it is still on its way, and so that it need not be compiled at
+ * every visit: browsers keep compiled wasm only for a response that came straight from them. The module wraps it to show
+ * progress, but not if there is no body to wrap, so it is handed one that seems to have none.
+ */
+function fetchEarly(url) {
+  const near = /^(localhost|127\.[0-9.]+|\[::1\])$/.test(location.hostname); // elsewhere, progress is worth more
+  const original = window.fetch;
+  const early = original(url);
+  window.fetch = async (input, init) => {
+    const address = input instanceof Request ? input.url : String(input);
+    if (address !== url) return original(input, init);
+    const response = await early;
+    if (near) Object.defineProperty(response, "body", { value: null });
+    return response;
+  };
+  return () => (window.fetch = original);
+}
+
 async function startNotebook(assets, parent) {
+  const giveBack = fetchEarly(new URL(assets.base + "re_viewer_bg.wasm", location.href).href);
   const { WebViewer } = await import(assets.base + assets.script);
   const viewer = new WebViewer();
   const ready = new Promise((resolve) => viewer.on("ready", resolve));
   await viewer.start(null, parent, options());
+  giveBack();
   await ready;
   return viewer;
 }

@@ -117,8 +117,14 @@ const asked = () => JSON.stringify({ source: config.source, resume: rrd.resume }
 
 class Refused extends Error {} // asking again without being told otherwise would not help
 
+const askHistory = () =>
+  fetch("/stream", { method: "POST", body: asked(), headers: { "Content-Type": "application/json" } });
+
+let early = null; // the first answer is on its way while the viewer starts
+
 async function history() {
-  const answer = await fetch("/stream", { method: "POST", body: asked(), headers: { "Content-Type": "application/json" } });
+  const answer = await (early ?? askHistory());
+  early = null;
   if (!answer.ok) {
     const problem = await answer.json().catch(() => ({ error: `the server says ${answer.status}` }));
     if (answer.status === 404) {
@@ -202,6 +208,8 @@ async function feed() {
 async function main() {
   $("title").textContent = config.title;
   if (!config.viewer) return fail(config.problem.message, config.problem.hint);
+  early = askHistory();
+  early.catch(() => {}); // looked at when it is used
   try {
     const viewer = (window.rrdViewer = await startViewer(config.viewer, $("viewer")));
     rrd.times.ready = performance.now();
