@@ -64,6 +64,8 @@ class FileSink(Sink):
         """The target's inode: another one there is somebody else's file."""
         self._cursors: dict[str, CursorState] = {}
         self._delivered = 0
+        self._hurried = 0
+        """How many wait in `durable`."""
         self._limiter = trio.CapacityLimiter(1)  # a hung disk hangs this sink only
 
     # -- before it runs --------------------------------------------------------------------------------------------
@@ -214,7 +216,9 @@ class FileSink(Sink):
                         step = min(STEP, end - self.size)
                         self.size += await self._thread(partial(copy_range, source, target, self.size, self.size, step))
                         self.following()
-                    self._delivered = messages
+                    if messages != self._delivered:
+                        self._delivered = messages
+                        self.hub.changed()  # whoever waits for this file
                     self.following()
                     if complete:
                         break
@@ -252,6 +256,7 @@ class FileSink(Sink):
                     self.size += await self._thread(partial(write_batch, batch, target, self.size))
                     self._cursors = self.feed.cursors()
                     self.saved()
+                    self.hub.changed()  # whoever waits for this file
                     self.following()
                     continue
                 self.following()
@@ -267,7 +272,7 @@ class FileSink(Sink):
     async def _pace(self, stream: Stream | None = None) -> None:
         """Let more come together, unless it is the end that came."""
         with trio.move_on_after(PACE_S):
-            while not (stream.complete if stream is not None else self.feed.finished):
+            while not self._hurried and not (stream.complete if stream is not None else self.feed.finished):
                 await self.hub.wait_reshaped(self.hub.shape)
 
     def _write_header(self, target: int, stream: Stream) -> None:
@@ -314,10 +319,15 @@ class FileSink(Sink):
             SinkFailed: it cannot get there: the sink has failed, or is being retried.
         """
         wanted = {stream.id: stream.data_end for stream in self.feed.streams()}
-        while not self._has(wanted):
-            if self.state in ("failed", "retrying"):
-                raise SinkFailed(f"{self.target}: {self.last_error}")
-            await self.hub.wait_change(self.hub.version)
+        self._hurried += 1
+        self.hub.reshaped()  # wakes `_pace`
+        try:
+            while not self._has(wanted):
+                if self.state in ("failed", "retrying"):
+                    raise SinkFailed(f"{self.target}: {self.last_error}")
+                await self.hub.wait_change(self.hub.version)
+        finally:
+            self._hurried -= 1
         await self._thread(partial(fsync_path, self.path))
 
     def _has(self, wanted: Mapping[str, int]) -> bool:
