@@ -56,6 +56,8 @@ class Pump:
         self._held = memoryview(b"")
         """Read but not written: only where there is no splice, and only while the disk is full."""
         self._is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._always_ready = self._is_file
+        """Nothing can be waited for: files, and devices that epoll(7) knows nothing of."""
         # Only pipes splice; and a file opened read-only may be a terminal or a socket.
         self._splice = stat.S_ISFIFO(os.fstat(fd).st_mode) and hasattr(os, "splice")
         os.set_blocking(fd, False)
@@ -73,13 +75,16 @@ class Pump:
     def _unread(self) -> int:
         if self._is_file:
             return max(0, os.fstat(self.fd).st_size - os.lseek(self.fd, 0, os.SEEK_CUR))
-        (count,) = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))
+        try:
+            (count,) = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))
+        except OSError:
+            return 0  # a device that does not say
         return int(count)
 
     async def drained(self) -> None:
-        """Wait until all that is in the pipe now is in the log."""
+        """Wait until all that is in the pipe now is in the log, or it shows that the log cannot take it just now."""
         wanted = self.moved + self.pending
-        while self.moved < wanted and not self.stream.ended:
+        while self.moved < wanted and not self.stream.ended and not self.stream.stalled:
             await self._lot.park()
 
     async def run(self) -> None:
@@ -117,7 +122,10 @@ class Pump:
                 if error.errno == errno.EINVAL and self._splice:
                     self._splice = False
                     continue
+                if self.stream.error:
+                    return f"cannot be read: {error.strerror}"  # only the source is left to blame
                 await self._failed(error)
+                self._lot.unpark_all()
                 continue
             if count == 0:
                 return "end of file"
@@ -142,13 +150,14 @@ class Pump:
 
     async def _readable(self) -> None:
         """Wait for bytes, for end of file, or for `close`."""
-        if self._closing or self._is_file or self._held:
+        if self._closing or self._always_ready or self._held:
             await trio.lowlevel.checkpoint()
             return
         with trio.CancelScope() as self._wait:
-            if self._closing:
-                return
-            await trio.lowlevel.wait_readable(self.fd)
+            try:
+                await trio.lowlevel.wait_readable(self.fd)
+            except PermissionError:
+                self._always_ready = True
 
     def _move(self) -> int:
         """One move.
@@ -172,7 +181,8 @@ class Pump:
 
     def _discard(self) -> int:
         """Read what follows bytes that are no frames, and forget it: a program must not hang for it."""
-        count = len(os.read(self.fd, MOVE))
+        count = len(self._held) or len(os.read(self.fd, MOVE))
+        self._held = memoryview(b"")
         self.stream.dropped_bytes += count
         return count
 
