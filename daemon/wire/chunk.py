@@ -160,7 +160,7 @@ def _usual(buf: Buffer, size: int, match: re.Match[bytes]) -> ArrowMsg:
         rest = buf[end:size]
         if len(rest) == size - end:
             chunk_id = _tuid(rest[2:20]) if rest[:2] == b"\x32\x12" else None
-            if rest[20:] not in (b"\x38\x01", b"\x38\x00", b"") or (chunk_id is None and len(rest) > 2):
+            if rest[20:] not in (b"\x38\x01", b"\x38\x00", b"") or chunk_id is None:
                 for number, _, value in fields(rest):
                     if number == 6 and not isinstance(value, int):
                         chunk_id = _tuid(value)

@@ -304,7 +304,8 @@ class FooterBuilder:
             payload: The frame without its 16-byte header.
             offset: Where in the file that payload starts.
             size: Its length, where `payload` is only a beginning of it.
-            check: Decode it completely, so that damage is found wherever it can be.
+            check: Decode it completely, so that damage is found wherever it can be. A message must have its chunk id
+                then; see with_chunk_id for those of SDK 0.23.
             once: Refuse a chunk whose id was there before. The set of ids costs another 100 bytes a chunk.
 
         Returns:
@@ -332,8 +333,8 @@ class FooterBuilder:
         end = schema_end(ipc)
         head = bytes(ipc.upto(end)[:end])
         template, identity, is_new = self._template(msg.store, head)
-        if msg.chunk_id is not None and msg.chunk_id != identity:
-            raise BadChunkError("a chunk of two ids")
+        if msg.chunk_id != identity and (check or msg.chunk_id is not None):
+            raise BadChunkError("a chunk of two ids, or without one")
         if once and self._is_known(msg.store, identity):
             return False
         body = record_batch_body(ipc, end)

@@ -89,7 +89,8 @@ def _compare(left: Manifest, right: Manifest, bytes_too: bool) -> Iterator[str]:
     if not bytes_too:
         a, b = _by_chunk(a), _by_chunk(b)
     if a.schema.names != b.schema.names:
-        yield f"columns: {[n for n in a.schema.names if n not in b.schema.names]} != {[n for n in b.schema.names if n not in a.schema.names]}"
+        names, others = a.schema.names, b.schema.names
+        yield f"columns: {[n for n in names if n not in others]} != {[n for n in others if n not in names]}"
         return
     for i, name in enumerate(a.schema.names):
         if not bytes_too and name.startswith("chunk_byte_"):
@@ -99,7 +100,8 @@ def _compare(left: Manifest, right: Manifest, bytes_too: bool) -> Iterator[str]:
             yield f"field {name}: {f} {f.metadata} != {g} {g.metadata}"
         elif not a.column(i).equals(b.column(i)):
             pairs = list(zip(_values(a.column(i)), _values(b.column(i)), strict=False))
-            yield f"column {name}: {len(a)} and {len(b)} rows, {[(n, *p) for n, p in enumerate(pairs) if p[0] != p[1]][:4]}"
+            different = [(n, *pair) for n, pair in enumerate(pairs) if pair[0] != pair[1]]
+            yield f"column {name}: {len(a)} and {len(b)} rows, {different[:4]}"
 
 
 def compare_files(left: Path, right: Path, *, bytes_too: bool = True) -> list[str]:
