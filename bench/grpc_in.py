@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import re
 import socket
@@ -96,7 +97,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    rerun = os.path.join(os.path.dirname(sys.executable), "rerun")
+    spec = importlib.util.find_spec("rerun_cli")
+    assert spec is not None, "rerun-sdk is not installed"
+    assert spec.origin is not None
+    rerun = os.path.join(os.path.dirname(spec.origin), "rerun")  # not pip's launcher: a signal does not reach its child
     for name, program in (("images", IMAGES), ("points", POINTS), ("scalars", SCALARS)):
         ours, theirs = [], []
         for _ in range(arguments.rounds):
