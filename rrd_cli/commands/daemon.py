@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 STOP_DEADLINE = 15.0
 """Seconds a daemon has to finish its files and be gone."""
+RESTART_PATIENCE = 5.0
+"""Seconds until a daemon that was told to end or restart, and agreed, is helped with a signal."""
 POLL = 0.05
 LOG_POLL = 0.25
 LOG_BLOCK = 1 << 16
@@ -64,7 +67,7 @@ def stop(
         pid = client.daemon_pid
         with contextlib.suppress(LostError):  # likewise
             client.call("stop", {"force": force})
-    _wait_gone()
+    _wait_gone(pid)
     render.print_lines([f"the daemon stopped (pid {pid})"])
 
 
@@ -80,13 +83,20 @@ def restart() -> None:
         with contextlib.suppress(LostError):  # it may be gone before its answer is
             client.call("restart")
         client.close()
-        deadline = time.monotonic() + STOP_DEADLINE
+        begin, killed = time.monotonic(), False
         while True:
             client.connect()
             if client.daemon_pid != before:
                 break
             client.close()
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begin
+            if waited > RESTART_PATIENCE and not killed:
+                # One that cannot restart by itself (an upgrade changed its files under it) is replaced by its keeper
+                # when it dies; what it had not read is still in the pipes.
+                killed = True
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(before, signal.SIGKILL)
+            if waited > STOP_DEADLINE:
                 raise CliError(f"the daemon (pid {before}) was told to restart but goes on", "rrd daemon logs")
             time.sleep(POLL)
         render.print_lines([f"the daemon restarted: rrd {client.daemon_version}, pid {client.daemon_pid}"])
@@ -157,10 +167,15 @@ def _running() -> bool:
     return True
 
 
-def _wait_gone() -> None:
-    deadline = time.monotonic() + STOP_DEADLINE
+def _wait_gone(pid: int) -> None:
+    begin, told = time.monotonic(), False
     while _running():
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - begin
+        if waited > RESTART_PATIENCE and not told:
+            told = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        if waited > STOP_DEADLINE:
             raise CliError(f"the daemon is still there after {STOP_DEADLINE:.0f} s", "rrd daemon logs")
         time.sleep(POLL)
 

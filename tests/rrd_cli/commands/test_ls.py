@@ -35,9 +35,9 @@ ENDED = LIVE | {
 }
 
 WHOLE = """\
-RECORDING                             APPLICATION      STATE  MESSAGES     SIZE  STARTED   LENGTH  SDK     PROGRAM
+RECORDING                             APPLICATION     STATE  MESSAGES     SIZE  STARTED   LENGTH  SDK     PROGRAM
 5f0c2a1b-7d52-0000-8f11-0123456789ab  my\\x1b[31m app  ended         3    999 B  2 h ago   3 min   0.41.0  -
-5f0c2a1b-7d52-4e0a-8f11-0123456789ab  rrd_demo         live      1,204  12.3 MB  12 s ago  12 s    0.41.0  demo.py
+5f0c2a1b-7d52-4e0a-8f11-0123456789ab  rrd_demo        live      1,204  12.3 MB  12 s ago  12 s    0.41.0  demo.py
 """
 
 
@@ -45,7 +45,7 @@ def pinned(*recordings):
     return [render.pinned(one, render.RECORDING_KEYS) for one in recordings]
 
 
-def test_table(monkeypatch):
+def test_table():
     lines = ls.lines(pinned(ENDED, LIVE), now=NOW, shorten=False)
     assert "\n".join(lines) + "\n" == WHOLE
 
