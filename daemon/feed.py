@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import trio
 
 from daemon.selection import Selection
+from daemon.spool.log import Descriptor
 from daemon.spool.pinned import skim
 from daemon.spool.scanner import Frame, Scanner
-from daemon.wire.rrd import FRAME_HEADER_SIZE
+from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError
 
 if TYPE_CHECKING:
     from daemon.hub import Hub, Stream
@@ -32,12 +33,14 @@ class Batch:
     Attributes:
         frames: Kind, payload offset and payload length of each, and its raw store id.
         start, end: The cursor before and after.
+        source: The file in which they lie at these places, whatever becomes of the log.
     """
 
     stream: Stream
     frames: list[Frame]
     start: int
     end: int
+    source: Descriptor
 
     @property
     def size(self) -> int:
@@ -69,7 +72,7 @@ class Batch:
         Raises:
             OSError: they are not there (EIO), or cannot be read.
         """
-        fd, parts = self.stream.fd(), []
+        fd, parts = self.source.fd, []
         while length > 0:
             data = os.pread(fd, length, offset)
             if not data:
@@ -122,9 +125,13 @@ class Cursor:
     def frames(self, limit: int) -> Iterator[Frame]:
         """Frames from here on that are whole within the log's first `limit` bytes."""
         self.refresh()
-        for frame in self.scanner.frames(limit):
-            self.passed += 1
-            yield frame
+        try:
+            for frame in self.scanner.frames(limit):
+                self.passed += 1
+                yield frame
+        except FormatError as error:
+            # These frames were whole once: somebody, or a disk, has changed the log.
+            raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(self.stream.path)) from error
 
     def refresh(self) -> None:
         """Use the log as it is now: opened again, or written anew with the same frames at other places."""
@@ -207,7 +214,7 @@ class Feed:
                 cursor.messages += len(frames)
                 cursor.bytes += size
                 self.delivered_messages += len(frames)
-                return Batch(stream, frames, start, cursor.position)
+                return Batch(stream, frames, start, cursor.position, stream.source())
             if cursor.position == start:
                 break
         return None
@@ -228,7 +235,7 @@ class Feed:
         if frames[count:]:
             self._from_now[stream.id] = (generation, frames[count:])
         position = self._cursor(stream).position
-        return Batch(stream, frames[:count], position, position)
+        return Batch(stream, frames[:count], position, position, stream.source())
 
     def _cursor(self, stream: Stream) -> Cursor:
         cursor = self._cursors.get(stream.id)

@@ -25,17 +25,22 @@ import trio
 
 from daemon.feed import Feed
 from daemon.selection import FILE, Selection
-from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, list_streams, new_stream_id
+from daemon.spool.log import META_SUFFIX, SUFFIX, Descriptor, Log, Meta, Readers, list_streams, new_stream_id
 from daemon.spool.scanner import Frame, Scanner
 from daemon.wire.logmsg import BLUEPRINT, StoreId, parse_store_id, parse_store_info
 from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError, Kind, StreamHeader, frame_header
 
 log = logging.getLogger("rrd.hub")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNKNOWN = "unknown"
+"""Kind of a stream whose description is lost, or never was."""
 STALL_RETRY_S = 1.0
 """How often a stream that found the spool's disk full tries again."""
 FINISHERS = 2
 """Footers made at once: a burst of ending streams must not take every core."""
+NOT_COMPLETED = "cannot be completed: "
+"""How the error of a log begins whose completion is tried again by the next daemon."""
 
 
 class RecordingKey(NamedTuple):
@@ -62,11 +67,14 @@ class Stream:
         ended: No more bytes will come.
         complete: The log has its footer and is on disk.
         stalled: Why nothing can be appended just now (disk full), or empty.
+        generation: Which file the log is: its inode, cut to what every JSON reader can hold. A log that is written anew
+            has its frames at other places, whenever that was and whoever was alive then.
     """
 
-    def __init__(self, meta: Meta, path: Path) -> None:
+    def __init__(self, meta: Meta, path: Path, readers: Readers) -> None:
         self.meta = meta
         self.path = path
+        self.readers = readers
         self.log: Log | None = None
         self.scanner: Scanner | None = None
         self.header: StreamHeader | None = None
@@ -83,7 +91,6 @@ class Stream:
         self.generation = 0
         self.stalled = ""
         self.dropped_bytes = 0
-        self._read_fd = -1
 
     @property
     def id(self) -> str:
@@ -141,29 +148,37 @@ class Stream:
             found[RecordingKey(self.meta.application_id, self.meta.recording_id)] = Stats()
         return found
 
-    def fd(self) -> int:
-        """A descriptor of the log for reading, opened when first asked for.
+    def source(self) -> Descriptor:
+        """The log for reading, to be kept for as long as it is read.
 
         Raises:
             OSError: the log is gone.
         """
-        if self.log is not None and self.log.fd >= 0:
-            return self.log.fd
-        if self._read_fd < 0:
-            self._read_fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return self._read_fd
+        if self.log is not None and self.log.descriptor is not None:
+            return self.log.descriptor
+        return self.readers.get(self.path)
+
+    def fd(self) -> int:
+        """The same as a number, good until the next await.
+
+        Raises:
+            OSError: the log is gone.
+        """
+        return self.source().fd
 
     def close(self) -> None:
-        """Give descriptors back; `fd()` opens the log again."""
+        """Write no more; `source` opens the log again."""
         if self.log is not None:
             self.log.close()
             self.log = None
-        if self._read_fd >= 0:
-            os.close(self._read_fd)
-            self._read_fd = -1
+        self.readers.drop(self.path)
 
-    def note(self, frames: Iterator[Frame]) -> None:
+    def note(self, frames: Iterator[Frame], fd: int) -> None:
         """Count frames that have become whole.
+
+        Args:
+            frames: From a scanner.
+            fd: The log, readable.
 
         Raises:
             FormatError: from the scanner; what came before is counted.
@@ -179,7 +194,7 @@ class Stream:
                 stats = stores[raw] = Stats()
                 self.keys[raw] = self._identify(raw)
             if frame.kind == Kind.STORE_INFO:
-                self._learn(frame, raw)
+                self._learn(frame, raw, fd)
             stats.messages += 1
             stats.bytes += frame.length + FRAME_HEADER_SIZE
 
@@ -189,10 +204,10 @@ class Stream:
         except (ValueError, UnicodeDecodeError):
             return StoreId(0, "(unreadable)", "")
 
-    def _learn(self, frame: Frame, raw: bytes) -> None:
+    def _learn(self, frame: Frame, raw: bytes, fd: int) -> None:
         """Take the application id and the SDK's version from a store info."""
         try:
-            info = parse_store_info(os.pread(self.fd(), min(frame.length, 1 << 16), frame.offset))
+            info = parse_store_info(os.pread(fd, min(frame.length, 1 << 16), frame.offset))
         except (ValueError, UnicodeDecodeError):
             return
         if info.store.application_id and not self.keys[raw].application_id:
@@ -207,9 +222,10 @@ class Stream:
             OSError: it cannot be read.
             FormatError: not even its header is one.
         """
-        scanner = Scanner(self.fd())
+        source = Descriptor(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
+        scanner = Scanner(source.fd)
         try:
-            self.note(scanner.frames(self.size))
+            self.note(scanner.frames(self.size), source.fd)
         except FormatError as error:
             if scanner.header is None:
                 raise
@@ -227,7 +243,6 @@ class Stream:
             "compression": self.header.compression if self.header else 0,
             "sdk_version": list(self.store_version) if self.store_version else None,
             "dropped_bytes": self.dropped_bytes,
-            "generation": self.generation,
             "stores": [[raw.hex(), list(self.keys[raw]), stats.messages, stats.bytes]
                        for raw, stats in self.stores.items()],
         }
@@ -248,7 +263,6 @@ class Stream:
         self.data_end = int(summary["data_end"])
         self.messages = int(summary["messages"])
         self.dropped_bytes = int(summary["dropped_bytes"])
-        self.generation = int(summary["generation"])
         for text, (kind, recording, application), messages, size in summary["stores"]:
             raw = bytes.fromhex(text)
             self.stores[raw] = Stats(messages, size)
@@ -264,6 +278,7 @@ class Hub:
         streams: By id, oldest first.
         version: Grows with every change; `wait_change` waits for the next.
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
+        readers: Ended logs that are open.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
         make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
     """
@@ -272,6 +287,7 @@ class Hub:
     streams: dict[str, Stream] = field(default_factory=dict)
     version: int = 0
     shape: int = 0
+    readers: Readers = field(default_factory=Readers)
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -326,14 +342,18 @@ class Hub:
         for name in list_streams(self.directory):
             # A log without its description was copied here by somebody: it is read like any other.
             path = self.directory / (name + SUFFIX)
+            found = path.stat()
             try:
                 meta = Meta.load(self.directory / (name + META_SUFFIX))
+                meta.id = name  # a copy of another's description names the other
             except (OSError, ValueError, TypeError):
-                meta = Meta(name, "unknown", started_at=path.stat().st_mtime, ended_at=path.stat().st_mtime)
-            stream = Stream(meta, path)
-            stream.size = path.stat().st_size
+                meta = Meta(name, UNKNOWN, started_at=found.st_mtime, ended_at=found.st_mtime)
+            stream = Stream(meta, path, self.readers)
+            stream.size, stream.generation = found.st_size, generation_of(found)
             self.streams[name] = stream
-            if meta.summary.get("size") == stream.size:
+            if meta.error.startswith(NOT_COMPLETED):
+                meta.error = ""
+            elif meta.summary.get("size") == stream.size:
                 try:
                     stream.load_summary(meta.summary)
                 except (KeyError, ValueError, TypeError):
@@ -354,45 +374,52 @@ class Hub:
         """
         now = time.time()
         meta = Meta(new_stream_id(now), kind, application_id, recording_id, sdk, pid, pid_started, program, now)
-        stream = Stream(meta, self.directory / (meta.id + SUFFIX))
-        meta.save(self.directory)
-        self._open_log(stream)
+        stream = Stream(meta, self.directory / (meta.id + SUFFIX), self.readers)
+        stream.log = Log(stream.path)
+        try:
+            meta.save(self.directory)
+        except OSError as error:
+            if error.errno not in FULL:
+                stream.close()
+                stream.path.unlink()
+                raise
+            # It stalls, as others do, until there is room; its description is written then, or when it ends.
+            log.warning("cannot describe stream %s yet: %s", stream.id, error)
+        stream.scanner = Scanner(stream.log.fd)
+        stream.generation = generation_of(os.fstat(stream.log.fd))
         self.streams[meta.id] = stream
         self.reshaped()
         log.info("stream %s: %s opened by %s (pid %s)", meta.id, kind, program or "?", pid)
         return stream
 
-    def resume(self, stream: Stream) -> None:
-        """Take up the log of an earlier run where it ends.
-
-        Raises:
-            OSError: the log cannot be opened.
-        """
-        if stream.log is None:
-            self._open_log(stream)
-            self.advance(stream)
-
     async def take_up(self, stream: Stream) -> None:
-        """The same, with the reading of a long log done in a thread.
+        """Take up the log of an earlier run where it ends. Others may have done so, or ended it, meanwhile.
 
         Raises:
             OSError: the log cannot be opened.
         """
         if stream.log is None:
-            self._open_log(stream)
-            await trio.to_thread.run_sync(self._read_again, stream)
-            self.advance(stream)
-            self.reshaped()
+            await self._read_again(stream, only_if_closed=True)
 
-    def _read_again(self, stream: Stream) -> None:
-        if stream.scanner is not None and not stream.error:
-            with contextlib.suppress(FormatError):  # `advance` meets it again, and says so
-                stream.note(stream.scanner.frames(stream.size))
+    async def _read_again(self, stream: Stream, *, only_if_closed: bool = False) -> None:
+        """Count a log from its beginning: in a thread, for it may be long, and on the side, for others are reading.
 
-    def _open_log(self, stream: Stream) -> None:
-        stream.log = Log(stream.path)
-        stream.size = stream.log.size
-        stream.scanner = Scanner(stream.log.fd)
+        Raises:
+            OSError: the log cannot be opened.
+        """
+        found = Stream(stream.meta, stream.path, self.readers)
+        await trio.to_thread.run_sync(_read_log, found)
+        if found.log is None or (only_if_closed and stream.log is not None):
+            return
+        if stream.log is not None:
+            stream.log.close()
+        self.readers.drop(stream.path)
+        stream.log, stream.scanner, stream.size = found.log, found.scanner, found.size
+        stream.messages, stream.stores, stream.keys = found.messages, found.stores, found.keys
+        stream.store_version = found.store_version
+        stream.generation = generation_of(os.fstat(found.log.fd))
+        self.advance(stream)
+        self.reshaped()
 
     def advance(self, stream: Stream) -> None:
         """Take note of bytes that were appended to a stream's log, and wake the sinks."""
@@ -403,7 +430,7 @@ class Hub:
         known = len(stream.stores)
         try:
             if not stream.error:
-                stream.note(scanner.frames(file.size))
+                stream.note(scanner.frames(file.size), file.fd)
         except FormatError as error:
             stream.meta.error = str(error)
             log.error("stream %s: %s; everything before it is kept", stream.id, error)
@@ -460,7 +487,7 @@ class Hub:
         Raises:
             OSError: `error`, if it is of another kind.
         """
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise error
         freed = self.make_room() if self.make_room is not None else 0
         if freed:
@@ -478,6 +505,7 @@ class Hub:
         if stream.stalled:
             stream.stalled = ""
             log.warning("stream %s flows again", stream.id)
+            self._save_meta(stream)
             self.changed()
 
     def end_stream(self, stream: Stream, reason: str) -> None:
@@ -520,8 +548,9 @@ class Hub:
         if known is not None and (known.size, known.started_at) == (size, mtime):
             return known
         meta = Meta(name, "file", started_at=mtime, ended_at=mtime, program=path.name)
-        stream = Stream(meta, path)
-        stream.size = size
+        stream = Stream(meta, path, self.readers)
+        stream.size, stream.generation = size, generation_of(path.stat())
+        self.readers.drop(path)
         await trio.to_thread.run_sync(stream.read_through)
         stream.ended = stream.complete = True
         self.streams[name] = stream
@@ -562,17 +591,24 @@ class Hub:
                 nursery.start_soon(self._finish, stream, limit)
 
     async def _finish(self, stream: Stream, limit: trio.CapacityLimiter) -> None:
-        async with limit:
+        while True:
             try:
-                await self._complete(stream)
+                async with limit:
+                    await self._complete(stream)
+                break
             except OSError as error:
-                stream.meta.error = stream.meta.error or f"cannot be completed: {error}"
-                log.error("stream %s cannot be completed: %s", stream.id, error)
-            stream.complete = True
-            stream.close()
-            stream.meta.summary = stream.summary()
-            self._save_meta(stream)
-            self.reshaped()
+                try:
+                    await self.stalled(stream, error)  # a footer needs room too
+                except OSError:
+                    stream.meta.error = stream.meta.error or f"{NOT_COMPLETED}{error}"
+                    log.error("stream %s cannot be completed: %s", stream.id, error)
+                    break
+        self.flowing(stream)
+        stream.complete = True
+        stream.close()
+        stream.meta.summary = stream.summary()
+        self._save_meta(stream)
+        self.reshaped()
 
     async def _complete(self, stream: Stream) -> None:
         """Give a log its footer, unless it has one, and put it on the disk.
@@ -580,7 +616,7 @@ class Hub:
         Raises:
             OSError: the log cannot be read or written.
         """
-        self.resume(stream)
+        await self.take_up(stream)
         scanner = stream.scanner
         if scanner is None:
             return
@@ -593,10 +629,9 @@ class Hub:
         if not untouched and stream.size:
             result = await finish_file(stream.path)
             stream.dropped_bytes += int(result.get("dropped_bytes", 0))
-            stream.generation += bool(result.get("rewritten"))
             if result.get("problem"):
                 log.warning("stream %s has no footer: %s", stream.id, result["problem"])
-            self._reread(stream)
+            await self._read_again(stream)
         await trio.to_thread.run_sync(fsync_path, stream.path)
         if stream.dropped_bytes:
             log.error("stream %s: %d bytes of no whole message were dropped", stream.id, stream.dropped_bytes)
@@ -607,26 +642,29 @@ class Hub:
         version = stream.header.version[:3] if stream.header else (0, 0, 0)
         return len(stream.stores) > 1 and BLUEPRINT in kinds and (0, 28, 0) <= version < (0, 32, 0)
 
-    def _reread(self, stream: Stream) -> None:
-        """A log that was completed is a new file of new length: count it again."""
-        stream.close()
-        stream.stores.clear()
-        stream.messages = 0
-        fresh = Log(stream.path)
-        stream.log, stream.size = fresh, fresh.size
-        scanner = stream.scanner = Scanner(fresh.fd)
-        try:
-            stream.note(scanner.frames(fresh.size))
-        except FormatError as error:
-            stream.meta.error = str(error)
-        stream.header, stream.committed, stream.data_end = scanner.header, scanner.position, scanner.data_end
-        stream.concatenated = scanner.headers > 1
-
     # -- reading -------------------------------------------------------------------------------------------------
 
     def feed(self, selection: Selection) -> Feed:
         """Frames of a selection, from the beginning."""
         return Feed(self, selection)
+
+
+def generation_of(found: os.stat_result) -> int:
+    """See Stream."""
+    return found.st_ino & (1 << 53) - 1
+
+
+def _read_log(stream: Stream) -> None:
+    """Open a log for writing and count what is in it. Runs in a thread.
+
+    Raises:
+        OSError: it cannot be opened or read.
+    """
+    stream.log = Log(stream.path)
+    stream.size = stream.log.size
+    stream.scanner = Scanner(stream.log.fd)
+    with contextlib.suppress(FormatError):  # `advance` meets it again, and says so
+        stream.note(stream.scanner.frames(stream.size), stream.log.fd)
 
 
 async def finish_file(path: Path) -> dict[str, Any]:
@@ -645,8 +683,8 @@ async def finish_file(path: Path) -> dict[str, Any]:
     except ValueError:
         raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip()[-500:], os.fspath(path)) from None
     if not isinstance(result, dict) or done.returncode != 0:
-        problem = result.get("problem") if isinstance(result, dict) else None
-        raise OSError(errno.EIO, str(problem or f"exit status {done.returncode}"), os.fspath(path))
+        problem, number = (result.get("problem"), result.get("errno")) if isinstance(result, dict) else (None, None)
+        raise OSError(number or errno.EIO, str(problem or f"exit status {done.returncode}"), os.fspath(path))
     return result
 
 

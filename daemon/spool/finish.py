@@ -236,7 +236,7 @@ def main(arguments: list[str]) -> int:
         result = finish_log(arguments[0])
     except OSError as error:
         result = FinishResult(arguments[0], problem=f"{error.strerror or error}")
-        print(json.dumps(asdict(result)))
+        print(json.dumps({**asdict(result), "errno": error.errno}))
         return 1
     print(json.dumps(asdict(result)))
     return 0

@@ -16,14 +16,17 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 SUFFIX = ".rrd"
 META_SUFFIX = ".json"
 META_VERSION = 1
+READERS = 64
+"""Ended logs that are held open for reading: all of a spool at once would be more than a process may open."""
 
 
 def new_stream_id(now: float) -> str:
@@ -73,7 +76,20 @@ class Meta:
         if not isinstance(found, dict) or not isinstance(found.get("id"), str):
             raise ValueError(f"not a stream's description: {path}")  # noqa: TRY004 - one error for every damage
         known = {name: found[name] for name in cls.__slots__ if name in found}
+        for name, value in known.items():
+            if not _is_a(value, _TYPES[name]):
+                raise ValueError(f"{name} is {value!r:.60}: {path}")
         return cls(**known)
+
+
+_TYPES = get_type_hints(Meta)
+
+
+def _is_a(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or a union of some
+    if kind == dict[str, Any]:
+        return isinstance(value, dict)
+    # JSON has one kind of number: what was 3.0 may come back as 3.
+    return isinstance(value, kind) or (isinstance(value, int) and isinstance(float(value), kind))
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -92,8 +108,50 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+class Descriptor:
+    """An open file that is closed when nobody refers to it any more.
+
+    Whoever reads in a thread, or later, keeps one of these rather than a number: a number that was closed meanwhile is
+    soon another file's.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        close(self.fd)
+
+
+class Readers:
+    """Descriptors of files that nobody writes, opened when they are asked for; those used last stay open."""
+
+    def __init__(self, limit: int = READERS) -> None:
+        self._limit = limit
+        self._open: OrderedDict[Path, Descriptor] = OrderedDict()
+
+    def get(self, path: Path) -> Descriptor:
+        """A file, for reading.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        found = self._open.get(path)
+        if found is None:
+            found = self._open[path] = Descriptor(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            if len(self._open) > self._limit:
+                self._open.popitem(last=False)
+        self._open.move_to_end(path)
+        return found
+
+    def drop(self, path: Path) -> None:
+        """Forget a file: the next `get` opens what has its name then."""
+        self._open.pop(path, None)
+
+
 class Log:
-    """A log that is being written. One writer, any number of readers of `path` or `fd`.
+    """A log that is being written. One writer, any number of readers of `path` or `descriptor`.
 
     Args:
         path: The `.rrd` file; made if it is not there.
@@ -102,8 +160,13 @@ class Log:
     def __init__(self, path: Path) -> None:
         self.path = path
         # Not O_APPEND: splice(2) refuses it. The spool's directory is private; the mode is for hard links elsewhere.
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self.descriptor: Descriptor | None = Descriptor(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
         self.size = os.lseek(self.fd, 0, os.SEEK_END)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor's number; -1 once closed."""
+        return self.descriptor.fd if self.descriptor is not None else -1
 
     def splice(self, source: int, count: int) -> int:
         """Move up to `count` bytes from a pipe to the log's end without copying them; 0 is the end of the pipe.
@@ -159,10 +222,8 @@ class Log:
         return written
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        """Write no more. The file is closed when the last reader has let go of it."""
+        self.descriptor = None
 
 
 def list_streams(directory: Path) -> list[str]:

@@ -185,7 +185,7 @@ async def _send_growing(hub: Hub, exchange: Exchange, feed: Feed) -> None:
         await exchange.end()
         return
     async with exchange.until_hung_up():
-        sent, header, sources = 0, None, set()
+        sent, header, sources = 0, None, dict[str, int]()
         while True:
             seen = hub.version
             batch = feed.next_nowait(BATCH)
@@ -196,7 +196,7 @@ async def _send_growing(hub: Hub, exchange: Exchange, feed: Feed) -> None:
                 continue
             if batch.stream.header is None:
                 continue
-            sources.add(batch.stream.id)
+            sources.setdefault(batch.stream.id, batch.stream.generation)
             if header != batch.stream.header:
                 header = batch.stream.header
                 # Again where the next log's SDK is another: such a concatenation is legal.
@@ -213,11 +213,13 @@ async def _send(exchange: Exchange, data: bytes) -> None:
     await exchange.send(data, patience=math.inf)
 
 
-def _ending(hub: Hub, sources: set[str], sent: int) -> bytes:
+def _ending(hub: Hub, sources: dict[str, int], sent: int) -> bytes:
     """What closes the body: the log's own footer fits only if its own bytes are what was sent."""
     if len(sources) == 1:
-        stream = hub.streams.get(next(iter(sources)))
-        if stream is not None and stream.data_end == sent and stream.generation == 0 and not stream.concatenated:
+        ((name, generation),) = sources.items()
+        stream = hub.streams.get(name)
+        same = stream is not None and stream.data_end == sent and stream.generation == generation
+        if stream is not None and same and not stream.concatenated:
             with contextlib.suppress(OSError):
                 return os.pread(stream.fd(), stream.size - sent, sent)
     return frame_header(Kind.END, 0)

@@ -165,12 +165,7 @@ async def read(batch: Batch, ranges: Sequence[tuple[int, int]]) -> bytes:
     """
     if sum(length for _, length in ranges) <= IN_LOOP:
         return b"".join(batch.pread(offset, length) for offset, length in ranges)
-    # A descriptor of our own: the stream may close its own while the thread reads.
-    fd = os.dup(batch.stream.fd())
-    try:
-        return await trio.to_thread.run_sync(_read, fd, ranges, limiter=_threads)
-    finally:
-        os.close(fd)
+    return await trio.to_thread.run_sync(_read, batch.source.fd, ranges, limiter=_threads)
 
 
 def _read(fd: int, ranges: Sequence[tuple[int, int]]) -> bytes:
