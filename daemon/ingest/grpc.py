@@ -61,6 +61,7 @@ HTTP1_REFUSAL = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
     b"This is rrd's gRPC port: log to it with connect_grpc, or see `rrd serve` for a page.\n"
 )
+HTTP1_REQUEST = 1 << 16
 _HTTP1_METHODS = (b"GET ", b"POST", b"HEAD", b"OPTI", b"PUT ")
 _PREFACE = b"PRI "
 
@@ -216,6 +217,8 @@ class _Peer:
             return True
         if first in _HTTP1_METHODS:
             with contextlib.suppress(trio.BrokenResourceError):
+                # What is left unread when a socket is closed resets it, and the answer is lost.
+                await self._stream.receive_some(HTTP1_REQUEST)
                 await self._stream.send_all(HTTP1_REFUSAL)
         elif first[:2] == b"\x01\x00":
             log.warning("a program with Rerun 0.22 or older tried to stream (raw TCP): 0.23 and newer are read")
