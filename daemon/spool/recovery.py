@@ -16,6 +16,7 @@ Bits that flipped inside of compressed data can be seen only where the result ma
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import secrets
@@ -47,7 +48,8 @@ MAX_PARTS = 1000
 """Buffers for one writev(2); Linux takes 1024."""
 
 NEWEST = (0, 41, 0, 0)
-"""Version for the header of a file whose own header is damaged and that has no store info either."""
+"""The newest SDK known here; also for the header of a file whose own is damaged and that has no store info either."""
+UNLIKELY = (1, 64, 0, 0)
 FIRST_WITH_CHUNK_IDS = (0, 26, 0)
 """No SDK from here on leaves the chunk id out of a message."""
 LZ4_OPTIONS = 1
@@ -153,9 +155,9 @@ def merge(
         report.input_bytes = sum(file.size for file in files)
         if os.path.exists(output):
             if any(os.path.samestat(os.stat(output), file.stat) for file in files):
-                raise OSError(0, "the output would replace the input", output)
+                raise OSError(errno.EINVAL, "the output would replace the input", output)
             if not force:
-                raise FileExistsError(17, "file exists", output)
+                raise FileExistsError(errno.EEXIST, "file exists", output)
         temporary = f"{os.path.dirname(output) or '.'}/.{os.path.basename(output)[:200]}.{secrets.token_hex(4)}.tmp"
         try:
             with _Output(temporary) as out:
@@ -194,7 +196,7 @@ class _Source:
         stack.callback(os.close, self.fd)
         self.stat = os.fstat(self.fd)
         if not stat.S_ISREG(self.stat.st_mode):
-            raise OSError(22, "not a regular file", path)
+            raise OSError(errno.EINVAL, "not a regular file", path)
         self.size = self.stat.st_size
         if self.size == 0:
             raise FormatError(f"an empty file: {path}", 0)
@@ -231,7 +233,7 @@ class _Output:
         while start < end:
             data = os.pread(fd, min(PIECE, end - start), start)
             if not data:
-                raise OSError(5, "the input became shorter while it was read")
+                raise OSError(errno.EIO, "the input became shorter while it was read")
             self.write(data)
             self._flush()
             start += len(data)
@@ -334,6 +336,8 @@ class _Merging:
         self._report.streams += 1
         self._again |= self._report.streams > 1
         self._version = piece.header.version[:3]
+        # A damaged version must not have everything else doubted: what claims to be far newer is not believed.
+        self._builder.newer_sdk |= NEWEST < piece.header.version < UNLIKELY
         if piece.header.version > self._header.version:
             self._header = piece.header
 

@@ -22,7 +22,7 @@ import lz4.block
 import lz4.block._block as _lz4
 
 from daemon.wire.protobuf import fields, uvarint
-from daemon.wire.sorbet import UnsupportedChunkError
+from daemon.wire.sorbet import UnknownChunkError
 
 UNCOMPRESSED = (0, 1)
 LZ4 = 2
@@ -75,7 +75,7 @@ def parse_arrow_msg(buf: Buffer, size: int) -> ArrowMsg:
 
     Raises:
         BadChunkError: it is damaged.
-        UnsupportedChunkError: a compression or an encoding that is not known.
+        UnknownChunkError: a compression or an encoding that is not known.
         NeedMore: the payload does not even begin within `buf`.
     """
     if len(buf) > 2 and buf[0] == 0x0A and buf[1] < 0x80:
@@ -131,9 +131,9 @@ def parse_arrow_msg(buf: Buffer, size: int) -> ArrowMsg:
     if i > size:
         raise BadChunkError("the message is cut")
     if compression not in (*UNCOMPRESSED, LZ4):
-        raise UnsupportedChunkError(f"compression {compression}")
+        raise UnknownChunkError(f"compression {compression}")
     if encoding not in ARROW_IPC:
-        raise UnsupportedChunkError(f"encoding {encoding}")
+        raise UnknownChunkError(f"encoding {encoding}")
     if compression == LZ4:
         if uncompressed > length * LZ4_RATIO + LZ4_SLACK:
             raise BadChunkError(f"{length} bytes cannot hold {uncompressed}")
@@ -312,7 +312,7 @@ def parse_record_batch(ipc: Ipc, at: int) -> RecordBatch:
 
     Raises:
         BadChunkError: it is damaged.
-        UnsupportedChunkError: its buffers are compressed one by one.
+        UnknownChunkError: its buffers are compressed one by one.
         NeedMore: more of the payload is needed.
     """
     body = record_batch_body(ipc, at)
@@ -322,7 +322,7 @@ def parse_record_batch(ipc: Ipc, at: int) -> RecordBatch:
         table = at + _u32(raw, at)[0]
         vtable = table - _i32(raw, table)[0]
         if raw[table + _u16(raw, vtable + 6)[0]] != _MESSAGE_RECORD_BATCH:
-            raise UnsupportedChunkError("an Arrow message that is no record batch (dictionaries?)")
+            raise UnknownChunkError("an Arrow message that is no record batch (dictionaries?)")
         slot = _u16(raw, vtable + 10)[0]
         body_length = _i64(raw, table + slot)[0] if slot else 0
         header = table + _u16(raw, vtable + 8)[0]
@@ -337,7 +337,7 @@ def parse_record_batch(ipc: Ipc, at: int) -> RecordBatch:
         buffers += _u32(raw, buffers)[0] + 4
         node_count, buffer_count = _u32(raw, nodes - 4)[0], _u32(raw, buffers - 4)[0]
         if slots > 10 and _u16(raw, vtable + 10)[0]:
-            raise UnsupportedChunkError("compressed Arrow buffers")
+            raise UnknownChunkError("compressed Arrow buffers")
     except (struct.error, IndexError):
         raise BadChunkError("a record batch's header is damaged") from None
     if min(table, header, nodes, buffers) < at or nodes + 16 * node_count > body or buffers + 16 * buffer_count > body:

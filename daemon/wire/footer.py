@@ -55,6 +55,7 @@ from daemon.wire.sorbet import (
     CLEAR_IS_RECURSIVE,
     ChunkSchema,
     Descriptor,
+    UnknownChunkError,
     UnsupportedChunkError,
     column_name,
     parse_chunk_schema,
@@ -141,7 +142,7 @@ class _Plan(NamedTuple):
         """Read the header that starts at `at`.
 
         Raises:
-            BadChunkError, NeedMore, UnsupportedChunkError: see parse_record_batch.
+            BadChunkError, NeedMore, UnknownChunkError: see parse_record_batch.
         """
         batch, schema = parse_record_batch(ipc, at), template.schema
         if batch.node_count != schema.nodes or batch.buffer_count != schema.buffers:
@@ -258,6 +259,8 @@ class FooterBuilder:
     def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
         self.problem = ""
         """Why there will be no footer; empty as long as there can be one."""
+        self.newer_sdk = False
+        """The stream is of an SDK that came after this program: it may write what is unknown here."""
         self._max_cells = max_cells
         self._cells = 0
         self._is_over = False
@@ -305,7 +308,7 @@ class FooterBuilder:
             offset: Where in the file that payload starts.
             size: Its length, where `payload` is only a beginning of it.
             check: Decode it completely, so that damage is found wherever it can be. A message must have its chunk id
-                then; see with_chunk_id for those of SDK 0.23.
+                then (see with_chunk_id for those of SDK 0.23), and what no known SDK writes is damage, too.
             once: Refuse a chunk whose id was there before. The set of ids costs another 100 bytes a chunk.
 
         Returns:
@@ -318,6 +321,8 @@ class FooterBuilder:
         try:
             return self._add(payload, offset, len(payload) if size is None else size, check, once)
         except UnsupportedChunkError as error:
+            if check and isinstance(error, UnknownChunkError) and not self.newer_sdk:
+                raise BadChunkError(str(error)) from None
             self.problem = self.problem or f"there is {error}"
             return True
         except (IndexError, struct.error, KeyError, OverflowError, OSError, pa.ArrowException) as error:

@@ -10,7 +10,7 @@ as the newest version would, whatever the chunk itself says. That migration is o
     0.1.2   0.28 to 0.30    SeriesVisible                                           renamed
     0.1.3, 0.1.4            as it is
 
-Rules: nothing is guessed; a version that is not in this table raises UnsupportedChunkError. Columns are told by their
+Rules: nothing is guessed; a version that is not in this table raises UnknownChunkError. Columns are told by their
 place in the record batch's own lists of nodes and buffers, so that values can be found without decoding anything.
 Source: re_sorbet/src/migrations and re_sorbet/src/*_column_descriptor.rs of Rerun 0.36; 0.1.4 by comparison with 0.41.
 """
@@ -54,6 +54,10 @@ Metadata = dict[str, str]
 
 class UnsupportedChunkError(ValueError):
     """A chunk is whole and well, but not of a kind that a footer can be made for here."""
+
+
+class UnknownChunkError(UnsupportedChunkError):
+    """It is of a kind that no SDK known here writes: of a newer one, or damaged."""
 
 
 class Descriptor(NamedTuple):
@@ -162,10 +166,10 @@ def parse_chunk_schema(schema: pa.Schema) -> ChunkSchema:
     version = metadata.get("sorbet:version")
     if version is None:
         if "rerun.entity_path" not in metadata:
-            raise UnsupportedChunkError("a chunk without a Sorbet version")
+            raise UnknownChunkError("a chunk without a Sorbet version")
         version = UNVERSIONED
     elif version not in VERSIONS:
-        raise UnsupportedChunkError(f"a chunk of Sorbet version {version}, newer than this program")
+        raise UnknownChunkError(f"a chunk of Sorbet version {version}, newer than this program")
     metadata = {key.replace("rerun.", "rerun:", 1): value for key, value in metadata.items()}
     entity_path, chunk_id = metadata.get("rerun:entity_path"), metadata.get("rerun:id", "")
     if entity_path is None or not chunk_id.startswith("chunk_") or len(chunk_id) != 38:
@@ -181,12 +185,12 @@ def parse_chunk_schema(schema: pa.Schema) -> ChunkSchema:
             kind = found.get("rerun:kind", "data")
             if kind in ("index", "time"):
                 if not (types.is_int64(field.type) or field.type in _TIME_TYPES):
-                    raise UnsupportedChunkError(f"a timeline of type {field.type}")
+                    raise UnknownChunkError(f"a timeline of type {field.type}")
                 name = found.get("rerun:index_name", field.name)
                 times.append(TimeColumn(name, field.type, _is_true(found.get("rerun:is_sorted")), node, buffer))
             elif kind in ("data", "component"):
                 if not types.is_list(field.type):
-                    raise UnsupportedChunkError(f"a component of type {field.type}")
+                    raise UnknownChunkError(f"a component of type {field.type}")
                 descriptor = Descriptor(
                     found.get("rerun:archetype") or None,
                     found.get("rerun:component") or field.name,
@@ -194,7 +198,7 @@ def parse_chunk_schema(schema: pa.Schema) -> ChunkSchema:
                 )
                 components.append(ComponentColumn(descriptor, field.type, node, buffer))
             elif kind not in ("control", "row_id"):
-                raise UnsupportedChunkError(f"a column of kind {kind}")
+                raise UnknownChunkError(f"a column of kind {kind}")
         buffers, nodes = _extent(field.type)
         node += nodes
         buffer += buffers
