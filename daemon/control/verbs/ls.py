@@ -12,10 +12,25 @@ from daemon.wire.control import Message
 async def run(call: Call) -> Message:
     """List recordings, oldest first.
 
+    Args of the verb: after (what `more` said in the answer before).
+
     Returns:
         recordings: what `rrd ls --json` prints; times are Unix seconds.
+        more: only if there are more than one message holds: say ls again with `after` set to it.
+
+    Raises:
+        VerbError: `after` is no number.
     """
-    return {"recordings": [_describe(one) for one in recordings_of(call.daemon.hub.streams.values())]}
+    after = int(call.number("after") or 0)
+    recordings = recordings_of(call.daemon.hub.streams.values())
+    answer: Message = {"recordings": [_describe(one) for one in recordings[after : after + AT_ONCE]]}
+    if after + AT_ONCE < len(recordings):
+        answer["more"] = after + AT_ONCE
+    return answer
+
+
+AT_ONCE = 500
+"""Recordings in one answer: a kilobyte each and a message has room to spare."""
 
 
 def _describe(recording: Recording) -> Message:
