@@ -41,6 +41,8 @@ from daemon.sinks.runner import Sink, SinkSet
 from daemon.sinks.viewer import ViewerSink
 from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
+from daemon.systemd import service
+from daemon.systemd.service import feed_watchdog
 from daemon.wire import control
 from daemon.wire.control import Message, VerbError
 
@@ -61,6 +63,7 @@ class Daemon:
         hub, sinks: Streams and outputs.
         pumps: By stream id.
         started: On the monotonic clock, seconds.
+        watchdog_s: How often systemd wants to hear of us, seconds; None: never.
     """
 
     def __init__(self, config: settings.Settings, notifier: descriptors.Notifier) -> None:
@@ -70,6 +73,7 @@ class Daemon:
         self.hub.on_end = self._stream_ended
         self.hub.make_room = self.make_room
         self.pumps: dict[str, Pump] = {}
+        self.watchdog_s: float | None = None
         self.started = time.monotonic()
         self.sinks: SinkSet
         self.server: Server
@@ -98,6 +102,8 @@ class Daemon:
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.hub.finish_streams)
             self.nursery.start_soon(self._signals)
+            if self.watchdog_s:
+                self.nursery.start_soon(feed_watchdog, self.notifier, self.watchdog_s)
             if descriptors.ALIVE in by_name:
                 self.nursery.start_soon(self._watch_keeper, by_name[descriptors.ALIVE])
             await self._take_up(by_name)
@@ -424,17 +430,21 @@ def _become_keeper(daemon: Daemon, inherited: list[tuple[str, int]]) -> None:
 
 
 def main() -> int:
-    """Run the daemon under a keeper. Returns the exit status."""
+    """Run the daemon under a keeper, or systemd. Returns the exit status."""
     environment = dict(os.environ)
     inherited = descriptors.inherited(environment)
     notify = environment.pop("NOTIFY_SOCKET", "")
     os.environ.clear()
     os.environ.update(environment)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)-7s %(message)s")
+    if service.to_journal(environment):
+        logging.getLogger().handlers[0].setFormatter(service.JournalFormatter())
     try:
         config = settings.load()
         logging.getLogger().setLevel(config.log_level.upper())
+        lock = -1 if descriptors.ALIVE in dict(inherited) else service.be_the_only_one()
         daemon = Daemon(config, descriptors.Notifier(notify))
+        daemon.watchdog_s = service.watchdog_period(environment)
     except settings.SettingsError as error:
         log.error("%s; %s", error, error.hint)
         return EXIT_CONFIG
@@ -442,6 +452,8 @@ def main() -> int:
         log.error("%s", error)
         return EXIT_CONFIG
     status: Any = trio.run(daemon.run, inherited)
+    if lock >= 0:
+        os.close(lock)
     if status == KEEPER_LOST:
         _become_keeper(daemon, inherited)
     return int(status)

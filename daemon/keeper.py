@@ -198,6 +198,8 @@ def set_log_aside(path: Path) -> None:
 
 def main() -> int:
     """Run the keeper, and through it the daemon. Returns the exit status."""
+    if sys.argv[1:] == ["--no-keeper"]:  # under systemd, which is one
+        os.execv(sys.executable, [sys.executable, "-m", "daemon.app"])
     try:
         environment = dict(os.environ)
         held = descriptors.inherited(environment)

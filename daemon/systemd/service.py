@@ -1,0 +1,95 @@
+"""The daemon's side of being a service: the watchdog, levels for the journal, the lock that a keeper would hold.
+
+Rules: nothing wakes up unless systemd asked for it (WATCHDOG_USEC, sd_watchdog_enabled(3)). Without systemd nothing
+here does anything.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import trio
+
+from daemon import paths
+
+if TYPE_CHECKING:
+    from daemon.descriptors import Notifier
+
+PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""Python's levels and syslog's: journald reads `<3>` at the beginning of a line, sd-daemon(3)."""
+LOCK_PATIENCE_S = 5.0
+"""A shim that empties its pipe itself holds the lock for moments; a daemon that ends, not much longer."""
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines for the journal: it knows the time, and learns the level; every line of a traceback has it."""
+
+    def __init__(self) -> None:
+        super().__init__("%(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One record."""
+        priority = next(number for level, number in PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def to_journal(environment: Mapping[str, str], fd: int = 2) -> bool:
+    """Whether a descriptor goes to the journal: JOURNAL_STREAM names its device and inode, systemd.exec(5)."""
+    device, _, inode = environment.get("JOURNAL_STREAM", "").partition(":")
+    if not device.isdigit() or not inode.isdigit():
+        return False
+    found = os.fstat(fd)
+    return (found.st_dev, found.st_ino) == (int(device), int(inode))
+
+
+def watchdog_period(environment: Mapping[str, str]) -> float | None:
+    """Seconds between two signs of life that systemd wants to see, a third of its patience; None: it wants none."""
+    patience, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", "")
+    if not patience.isdigit() or int(patience) == 0 or (pid and pid != str(os.getpid())):
+        return None
+    return int(patience) / 1e6 / 3
+
+
+async def feed_watchdog(notifier: Notifier, period: float) -> None:
+    """Tell systemd that the event loop turns, until cancelled.
+
+    Args:
+        notifier: Whom to tell.
+        period: Seconds.
+    """
+    while True:
+        notifier.tell("WATCHDOG=1")
+        await trio.sleep(period)
+
+
+def be_the_only_one() -> int:
+    """Hold the lock that a keeper would hold: one daemon for one set of directories.
+
+    Returns:
+        A descriptor that holds it for as long as it is open; an exec gives it up.
+
+    Raises:
+        PathError: its directory cannot be used.
+        OSError: another daemon has it; or it cannot be made.
+    """
+    path = paths.make_private(paths.runtime_dir()) / "keeper.lock"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                os.close(fd)
+                raise BlockingIOError(f"another daemon runs here (pid {holder or '?'}): rrd daemon stop") from None
+            time.sleep(0.05)
+        else:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            return fd

@@ -1,0 +1,61 @@
+"""The daemon's side of being a service."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import pytest
+
+from daemon import descriptors
+from daemon.systemd import service
+
+
+@pytest.mark.parametrize(("environment", "period"), [
+    ({}, None),
+    ({"WATCHDOG_USEC": "0"}, None),
+    ({"WATCHDOG_USEC": "x"}, None),
+    ({"WATCHDOG_USEC": "3000000"}, 1.0),
+    ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+    ({"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}, 20.0),
+])
+def test_the_watchdog_is_fed_only_when_it_is_hungry(environment, period):
+    assert service.watchdog_period(environment) == period
+
+
+async def test_feeding_ends_with_its_scope(autojump_clock, monkeypatch):
+    import trio
+
+    told = []
+    notifier = descriptors.Notifier("")
+    monkeypatch.setattr(notifier, "tell", lambda *lines: told.append(lines))
+    with trio.move_on_after(10.5):
+        await service.feed_watchdog(notifier, 1.0)
+    assert told == [("WATCHDOG=1",)] * 11
+
+
+@pytest.mark.parametrize(("level", "priority"), [
+    (logging.DEBUG, 7), (logging.INFO, 6), (logging.WARNING, 4), (logging.ERROR, 3), (logging.CRITICAL, 3)])
+def test_journal_lines_have_levels(level, priority):
+    record = logging.LogRecord("rrd", level, "", 0, "one\n%s", ("two",), None)
+    assert service.JournalFormatter().format(record) == f"<{priority}>one\n<{priority}>two"
+
+
+def test_the_journal_is_known_by_device_and_inode(tmp_path):
+    with open(tmp_path / "journal", "w") as file:
+        found = os.fstat(file.fileno())
+        here = f"{found.st_dev}:{found.st_ino}"
+        assert service.to_journal({"JOURNAL_STREAM": here}, file.fileno())
+        assert not service.to_journal({"JOURNAL_STREAM": f"{found.st_dev}:1"}, file.fileno())
+        assert not service.to_journal({"JOURNAL_STREAM": "x"}, file.fileno())
+        assert not service.to_journal({}, file.fileno())
+
+
+def test_there_is_one_daemon(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(service, "LOCK_PATIENCE_S", 0.1)
+    first = service.be_the_only_one()
+    with pytest.raises(BlockingIOError, match=f"another daemon runs here .pid {os.getpid()}"):
+        service.be_the_only_one()
+    os.close(first)
+    os.close(service.be_the_only_one())
