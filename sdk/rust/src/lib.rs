@@ -298,5 +298,10 @@ fn add(
     let result = Link::get().request(verb, &args(&stream.id), &[], VERB_TIMEOUT)?;
     let sink = result.map("sink");
     let id = sink.as_ref().and_then(|sink| sink.text("id")).or_else(|| result.text("sink"));
-    Ok(Output { sink: id.map(str::to_owned), url: result.text("url").map(str::to_owned), ..of_stream(stream) })
+    let viewer = result.map("viewer");
+    let url = result.text("url").or_else(|| viewer.as_ref().and_then(|viewer| viewer.text("url")));
+    if let Some(warning) = result.text("warning").filter(|warning| !warning.is_empty()) {
+        link::warn(warning);
+    }
+    Ok(Output { sink: id.map(str::to_owned), url: url.map(str::to_owned), ..of_stream(stream) })
 }

@@ -170,14 +170,25 @@ impl Link {
         timeout: Duration,
     ) -> Result<Map, Error> {
         let deadline = Instant::now() + timeout;
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             match self.try_request(verb, args, descriptors, deadline, None) {
                 Err(Unanswered::Lost) => {}
+                Err(Unanswered::Final(error)) if attempt > 0 && error.code() == Some("exists") => {
+                    return self.own_sink(args).ok_or(error);
+                }
                 Err(Unanswered::Final(error)) => return Err(error),
                 Ok(result) => return Ok(result),
             }
         }
         Err(Error::unavailable(format!("the daemon went away {ATTEMPTS} times during `{verb}`"), "see `rrd daemon logs`"))
+    }
+
+    /// A `save` that is said again may meet the sink of the first time: then that one is the answer.
+    fn own_sink(&'static self, args: &Map) -> Option<Map> {
+        let deadline = Instant::now() + HELLO_TIMEOUT;
+        let status = self.try_request("status", &Map::new(), &[], deadline, None).ok()?;
+        let mine = |sink: &Map| sink.text("target").is_some() && sink.text("target") == args.text("path");
+        status.maps("sinks").into_iter().find(mine).map(|sink| Map::new().with("sink", sink))
     }
 
     /// Open a stream with the daemon, unless the recording has one already.
@@ -444,7 +455,10 @@ impl Link {
                 pause = Duration::from_millis(20);
             }
             let state = self.lock();
-            if !state.wanted {
+            if state.wanted {
+                drop(state);
+                thread::sleep(Duration::from_millis(20));
+            } else {
                 drop(self.changed.wait_timeout(state, pause));
             }
             pause = (pause * 2).min(PAUSE);
@@ -632,7 +646,8 @@ fn release(stream: Arc<Stream>, reason: String) {
     drop(thread); // without a thread the SDK buffers, and in the end waits
 }
 
-fn warn(message: &str) {
+/// Tell the user.
+pub fn warn(message: &str) {
     eprintln!("rrd: warning: {message}");
 }
 

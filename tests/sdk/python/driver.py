@@ -8,6 +8,7 @@ import sys
 import time
 
 import rerun as rr
+
 import rrd
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rrd import _wire
 
 from daemon.wire import control
+from rrd import _wire
 
 VECTORS = Path(__file__).parents[2] / "data" / "control"
 

@@ -1,0 +1,471 @@
+"""One program in every language (tests/sdk/*/driver): what a user may rely on is the same in all of them.
+
+The real Rerun SDK is underneath each: its Python package, its crate, and for C++ its C library.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+
+from daemon.wire import control
+from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
+from tests.sdk import drivers
+
+pytestmark = pytest.mark.timeout(3600)  # the first one builds Rerun
+
+RRD_DAEMON = str(Path(sys.executable).with_name("rrd-daemon"))
+
+
+def _python() -> list[str]:
+    return [sys.executable, str(ROOT / "tests/sdk/python/driver.py")]
+
+
+LANGUAGES = {
+    "python": _python,
+    "rust": drivers.rust_driver,
+    "cpp": drivers.cpp_driver,
+    "c-api": lambda: [*drivers.cpp_driver(), "--c-api"],
+}
+
+
+@pytest.fixture(params=LANGUAGES)
+def command(request: pytest.FixtureRequest) -> list[str]:
+    """How to run the program of one language."""
+    return LANGUAGES[request.param]()
+
+
+def environment(home: Home) -> dict[str, str]:
+    return home.env | {
+        "RRD_DAEMON": RRD_DAEMON, "PYTHONPATH": str(ROOT / "sdk/python"), "PYTHONUNBUFFERED": "1", "RUST_LOG": "warn"}
+
+
+class Driver:
+    """The program, running and waiting for commands."""
+
+    def __init__(self, home: Home, command: Sequence[str], *flags: str, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [*command, *flags], env=environment(home) | env, cwd=home.path, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.errors: list[str] = []
+        self._reader = threading.Thread(target=self._read_errors, daemon=True)
+        self._reader.start()
+        assert self.answer() == "ready"
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def _read_errors(self) -> None:
+        assert self.process.stderr is not None
+        self.errors.extend(self.process.stderr)
+
+    def send(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().strip()
+        assert line, f"the program ended: {self.process.wait()}: {''.join(self.errors)}"
+        return line
+
+    def ask(self, line: str) -> str:
+        self.send(line)
+        return self.answer()
+
+    def ok(self, line: str) -> list[str]:
+        """Say something that must work; returns stream, sink and URL."""
+        answer = self.ask(line)
+        assert answer.split()[0] == "ok", f"{line}: {answer}: {''.join(self.errors)}"
+        return answer.split()[1:]
+
+    def finish(self, seconds: float = 2 * DEADLINE_S) -> str:
+        """Let it end by returning from main; returns the warnings of the shim."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(seconds) == 0, "".join(self.errors)
+        self._reader.join(DEADLINE_S)
+        return "".join(line for line in self.errors if line.startswith("rrd: "))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join(DEADLINE_S)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert pipe is not None
+            try:
+                pipe.close()
+            except BrokenPipeError:
+                continue  # it had ended before it heard the last command
+
+
+def rows(path: Path) -> list[int]:
+    """The rows in a file, sorted, with doubles; read by Rerun's own reader."""
+    import rerun.chunk
+
+    found: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a live file has no footer yet
+        reader = rerun.chunk.RrdReader(str(path))
+    for chunk in reader.stream():
+        if chunk.entity_path == "/log":
+            found += chunk.to_record_batch().column("row").to_pylist()
+    return sorted(found)
+
+
+def settled(home: Home, outputs: int) -> bool:
+    """Whether all streams have ended, and so many outputs have everything."""
+    status = home.status()
+    sinks = [sink for sink in status["sinks"] if sink["state"] == "complete"]
+    return not status["streams"] and len(sinks) == outputs
+
+
+def test_save(home: Home, command: list[str], verify) -> None:
+    """What was logged before is in the file; the daemon starts by itself; at the program's end the file is complete."""
+    out = home.path / "run.rrd"
+    with Driver(home, command) as program:
+        program.ok("log 10")
+        stream, sink, url = program.ok("save run.rrd")
+        assert (bool(stream), bool(sink), url) == (True, True, "-")
+        program.ok("log 10")
+        (recording,) = home.recordings()
+        names = [recording[name] for name in ("application_id", "recording_id", "state", "streams")]
+        assert names == ["driver", "one", "live", [stream]]
+        assert program.finish() == ""
+    wait_for(lambda: settled(home, 1), "the file")
+    verify(out)
+    assert rows(out) == list(range(20))
+
+
+def test_late_save(daemon: Home, command: list[str], verify) -> None:
+    """Attached without an output: a file that is asked for after the program's end has everything."""
+    with Driver(daemon, command) as program:
+        program.ok("attach")
+        program.ok("log 100")
+        program.finish()
+    wait_for(lambda: settled(daemon, 0), "the stream's end")
+    daemon.cli("save", "late.rrd")
+    verify(daemon.path / "late.rrd")
+    assert rows(daemon.path / "late.rrd") == list(range(100))
+
+
+def test_two_outputs(daemon: Home, command: list[str], verify) -> None:
+    """A second output is added; one that is detached is complete, while the other goes on; no file is overwritten."""
+    first, second = daemon.path / "first.rrd", daemon.path / "second.rrd"
+    with Driver(daemon, command) as program:
+        program.ok("log 10")
+        stream, sink, _ = program.ok("save first.rrd")
+        program.ok("log 10")
+        program.ok("flush")
+        same, _, _ = program.ok("save second.rrd copy")
+        assert same == stream
+        program.ok("log 10")
+        program.ok("durable")
+        assert rows(second) == list(range(30))
+        program.ok(f"detach {sink}")
+        verify(first)
+        program.ok("log 10")
+        (daemon.path / "mine.rrd").write_text("precious")
+        assert program.ask("save mine.rrd").startswith("error exists ")
+        assert (daemon.path / "mine.rrd").read_text() == "precious"
+        program.ok("save mine.rrd force")
+        program.finish()
+    wait_for(lambda: settled(daemon, 2), "the files")
+    verify(second, daemon.path / "mine.rrd")
+    assert rows(first) == list(range(30))
+    assert rows(second) == rows(daemon.path / "mine.rrd") == list(range(40))
+
+
+def test_flush(daemon: Home, command: list[str]) -> None:
+    """All that was logged before is in the log when flush returns."""
+    with Driver(daemon, command) as program:
+        stream, _, _ = program.ok("attach")
+        for round_ in range(1, 4):
+            program.ok("log 7")
+            program.ok("flush")
+            assert rows(daemon.spool / f"{stream}.rrd") == list(range(7 * round_))
+
+
+def test_a_new_stream_after_the_sdk_ended_the_first(daemon: Home, command: list[str]) -> None:
+    """The SDK's own disconnect ends the stream and its files; the next verb begins a new stream of the recording."""
+    with Driver(daemon, command) as program:
+        program.ok("log 5")
+        old, _, _ = program.ok("save old.rrd")
+        program.ok("disconnect")
+        program.ok("log 5")
+        new, _, _ = program.ok("save new.rrd")
+        assert new != old
+        program.finish()
+    wait_for(lambda: settled(daemon, 2), "the files")
+    assert rows(daemon.path / "old.rrd") == list(range(5))
+    assert set(rows(daemon.path / "new.rrd")) <= set(range(5, 10))
+
+
+def test_the_recording_ends_before_the_program(daemon: Home, command: list[str]) -> None:
+    """Its file is complete then, and the program can end whenever it likes."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 5")
+        program.ok("end")
+        wait_for(lambda: settled(daemon, 1), "the file")
+        assert rows(daemon.path / "run.rrd") == list(range(5))
+        assert program.finish() == ""
+
+
+def test_flags(daemon: Home, command: list[str], verify) -> None:
+    """The standard flags; the program's own are its own."""
+    flags = ["--save", "flags.rrd", "--count", "25", "--app", "flagged", "--recording-id", "f1"]
+    done = subprocess.run([*command, *flags], cwd=daemon.path, env=environment(daemon), capture_output=True, text=True,
+                          check=False, timeout=2 * DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: settled(daemon, 1), "the file")
+    verify(daemon.path / "flags.rrd")
+    assert rows(daemon.path / "flags.rrd") == list(range(25))
+    (recording,) = daemon.recordings()
+    assert (recording["application_id"], recording["recording_id"]) == ("flagged", "f1")
+
+
+def test_stdout_flag(daemon: Home, command: list[str]) -> None:
+    """--stdout writes the stream, whole, to standard output."""
+    with open(daemon.path / "stdout.rrd", "wb") as out:
+        subprocess.run([*command, "--stdout", "--count", "25"], cwd=daemon.path, env=environment(daemon), stdout=out,
+                       stderr=subprocess.DEVNULL, check=True, timeout=2 * DEADLINE_S)
+    wait_for(lambda: rows(daemon.path / "stdout.rrd") == list(range(25)), "all rows")
+
+
+def test_flags_that_make_no_sense(home: Home, command: list[str]) -> None:
+    """A usage error, before anything is started."""
+    done = subprocess.run([*command, "--save"], cwd=home.path, env=environment(home), capture_output=True, text=True,
+                          check=False, timeout=DEADLINE_S)
+    assert done.returncode in (1, 2)
+    assert "--save" in done.stderr
+    assert not home.socket.exists()
+
+
+def test_serve(daemon: Home, command: list[str]) -> None:
+    """A URL comes back, and somebody answers there."""
+    with Driver(daemon, command) as program:
+        program.ok("log 5")
+        _, _, url = program.ok("serve")
+        assert url.startswith("http://127.0.0.1:")
+        host, port = url.split("/")[2].split(":")
+        socket.create_connection((host, int(port)), DEADLINE_S).close()
+        program.finish()
+
+
+def test_connect(daemon: Home, command: list[str]) -> None:
+    """A viewer that is not there yet is waited for by the daemon, not by the program."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"rerun+http://127.0.0.1:{free.getsockname()[1]}/proxy"
+    with Driver(daemon, command) as program:
+        _, sink, _ = program.ok(f"connect {url}")
+        program.ok("log 5")
+        assert [found["kind"] for found in daemon.status()["sinks"] if found["id"] == sink] == ["viewer"]
+        assert program.ask("connect ftp://host").startswith("error usage ")
+        assert program.finish() == ""
+
+
+def test_low_latency(daemon: Home, command: list[str], request: pytest.FixtureRequest) -> None:
+    """With a viewer as first output the SDK writes at once, where it can be told to: not in Rerun's C API."""
+    if request.node.callspec.params["command"] in ("cpp", "c-api"):
+        pytest.skip("Rerun's C API has no batcher config")
+    with Driver(daemon, command) as program:
+        stream, _, _ = program.ok("connect rerun+http://127.0.0.1:9/proxy")
+        program.ok("log 200 2000")
+        program.ok("flush")
+        chunks = next(found["messages"] for found in daemon.recordings() if stream in found["streams"])
+        # 0.4 s of rows: some 50 chunks of 8 ms; with the file sink's 200 ms it would be 4 or so.
+        assert chunks > 15
+
+
+def test_program_killed(daemon: Home, command: list[str], verify) -> None:
+    """SIGKILL: all that had left the SDK is in the file, which is complete soon after."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 500")
+        program.ok("flush")
+        program.send("log 100000 100")
+        wait_for(lambda: daemon.recordings()[0]["messages"] > 6, "some more")
+        program.process.kill()
+        program.process.wait()
+        wait_for(lambda: settled(daemon, 1), "the file")
+    verify(daemon.path / "run.rrd")
+    found = rows(daemon.path / "run.rrd")
+    assert found == list(range(len(found)))
+    assert len(found) >= 500
+
+
+def test_daemon_killed_ten_times(daemon: Home, command: list[str], verify) -> None:
+    """Under load: no row is lost, none is doubled, and the verbs that are said meanwhile work."""
+    chance = random.Random(42)
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.send("log 6000 500")
+        for _ in range(10):
+            time.sleep(chance.uniform(0.05, 0.3))  # the moment is what is being varied
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        assert program.answer() == "ok"
+        os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        program.ok("save second.rrd copy")
+        os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        program.ok("flush")
+        assert program.finish() == ""
+    wait_for(lambda: settled(daemon, 2), "the files")
+    verify(daemon.path / "run.rrd", daemon.path / "second.rrd")
+    assert rows(daemon.path / "run.rrd") == rows(daemon.path / "second.rrd") == list(range(6000))
+
+
+def test_the_program_ends_while_the_daemon_is_dead(daemon: Home, command: list[str]) -> None:
+    """The keeper holds the pipe."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 500")
+        pid = daemon.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)  # it cannot move a byte any more
+        program.ok("log 500")
+        program.finish()
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: settled(daemon, 1), "the file")
+    assert rows(daemon.path / "run.rrd") == list(range(1000))
+
+
+def kill_both(home: Home) -> None:
+    """Keeper and daemon at once. Stopped first: either would replace the other."""
+    pids = [home.keeper_pid(), home.daemon_pid()]
+    assert all(pids)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)
+    wait_for(lambda: not home.keeper_pid(), "their end")
+
+
+def test_keeper_and_daemon_killed(daemon: Home, command: list[str], verify) -> None:
+    """The program starts another daemon, which goes on with the stream where the last one left it."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 1000")
+        program.send("log 3000 1000")
+        kill_both(daemon)
+        assert program.answer() == "ok"
+        program.ok("flush")
+        program.finish()
+    wait_for(lambda: settled(daemon, 1), "the file")
+    verify(daemon.path / "run.rrd")
+    assert rows(daemon.path / "run.rrd") == list(range(4000))
+
+
+def test_keeper_and_daemon_killed_for_good(daemon: Home, command: list[str], tmp_path: Path) -> None:
+    """None can be started: the program goes on, ends soon, says one thing, and the next daemon has it all."""
+    program_file = tmp_path / "rrd-daemon"
+    with Driver(daemon, command, RRD_DAEMON=str(program_file)) as program:
+        program.ok("save run.rrd")
+        program.ok("log 500")
+        kill_both(daemon)
+        program.ok("log 4000 1000")  # long enough to see that nobody comes back
+        before = time.monotonic()
+        said = program.finish()
+        assert time.monotonic() - before < DEADLINE_S
+        assert said.count("rrd: ") == 1, said
+    daemon.cli("daemon", "start")
+    wait_for(lambda: settled(daemon, 1), "the file")
+    assert rows(daemon.path / "run.rrd") == list(range(4500))
+
+
+def test_daemon_stopped_on_purpose(daemon: Home, command: list[str]) -> None:
+    """Nobody starts it again behind the user's back; what is logged meanwhile is kept for the next one."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 500")
+        daemon.cli("daemon", "stop", "--force")
+        program.ok("log 3500 1000")
+        assert not daemon.keeper_pid()
+        daemon.cli("daemon", "start")
+        program.ok("log 500")
+        program.ok("flush")
+        assert program.finish().count("rrd: ") <= 1
+    wait_for(lambda: settled(daemon, 1), "the file")
+    assert rows(daemon.path / "run.rrd") == list(range(4500))
+
+
+def test_daemon_absent(home: Home, command: list[str], tmp_path: Path) -> None:
+    """It cannot be started: one clear warning, the program goes on, and the next verb tries again."""
+    program_file = tmp_path / "rrd-daemon"
+    with Driver(home, command, RRD_DAEMON=str(program_file)) as program:
+        program.ok("log 100")
+        assert program.ask("save run.rrd") == "buffering"
+        assert program.ask("attach") == "buffering"
+        assert program.ask("flush") == "ok"
+        wait_for(lambda: any("rrd: " in line for line in program.errors), "a warning")
+        program.ok("log 100")
+        program_file.symlink_to(RRD_DAEMON)
+        program.ok("save run.rrd")
+        program.ok("log 100")
+        said = program.finish()
+    assert said.count("rrd: ") == 1, said
+    wait_for(lambda: settled(home, 1), "the file")
+    assert rows(home.path / "run.rrd") == list(range(300))
+
+
+@pytest.fixture
+def stranger(home: Home) -> Iterator[list[dict]]:
+    """Somebody who listens where the daemon would, and speaks a protocol of the future; what was said to them."""
+    said: list[dict] = []
+    home.socket.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(home.socket))
+        listener.listen()
+
+        def answer() -> None:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer:
+                    decoder = control.Decoder()
+                    while (message := decoder.next_message()) is None:
+                        data = peer.recv(4096)
+                        if not data:
+                            break
+                        decoder.receive_data(data)
+                    if message is not None:
+                        said.append(message)
+                        failure = control.VerbError("protocol", "the daemon speaks protocol 99", "rrd daemon restart")
+                        peer.sendall(control.encode(control.error(message["id"], failure)))
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield said
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def test_version_mismatch(home: Home, command: list[str], stranger: list[dict]) -> None:
+    """Both say so, neither goes on with the other, and the program does not mind."""
+    with Driver(home, command) as program:
+        program.ok("log 10")
+        assert program.ask("save run.rrd") == "buffering"
+        program.ok("log 10")
+        said = program.finish()
+    assert said.count("rrd: ") == 1
+    assert "protocol 99" in said
+    assert "rrd daemon restart" in said
+    assert stranger[0]["verb"] == "hello"
+    assert stranger[0]["args"]["protocol"] == control.PROTOCOL
