@@ -336,6 +336,8 @@ class Feed:
             fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
             try:
                 found = await trio.to_thread.run_sync(skim, fd, state.position, stream.data_end, wanted)
+            except FormatError as error:
+                raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(stream.path)) from error
             finally:
                 os.close(fd)
             if stream.generation == state.generation:

@@ -549,7 +549,9 @@ class Hub:
             return known
         meta = Meta(name, "file", started_at=mtime, ended_at=mtime, program=path.name)
         stream = Stream(meta, path, self.readers)
-        stream.size, stream.generation = size, generation_of(path.stat())
+        stream.size = size
+        # What has been changed in place is another file, as far as a copy of half of it is concerned.
+        stream.generation = hash((path.stat().st_ino, path.stat().st_mtime_ns, size)) & (1 << 53) - 1
         self.readers.drop(path)
         await trio.to_thread.run_sync(stream.read_through)
         stream.ended = stream.complete = True

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import secrets
 import stat
@@ -30,7 +31,10 @@ from daemon.feed import Batch, CursorState
 from daemon.hub import Hub, Stream, finish_file, fsync_path
 from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
+from daemon.spool.log import Descriptor
 from daemon.wire.rrd import HEADER_SIZE, StreamHeader
+
+log = logging.getLogger("rrd.sinks")
 
 STEP = 32 << 20
 """Bytes copied at once: long enough to be fast, short enough to be stopped."""
@@ -62,6 +66,8 @@ class FileSink(Sink):
         """Bytes of the target that are known to be right."""
         self.inode = 0
         """The target's inode: another one there is somebody else's file."""
+        self.generation = 0
+        """Which writing of the log a copy is of."""
         self._cursors: dict[str, CursorState] = {}
         self._delivered = 0
         self._hurried = 0
@@ -91,35 +97,56 @@ class FileSink(Sink):
                 return
         self._make_empty(replace=force)
 
+    def abandon(self) -> None:
+        """Take back what `claim` made."""
+        with contextlib.suppress(OSError):
+            if os.stat(self.path, follow_symlinks=False).st_ino == self.inode:
+                self.path.unlink()
+
+    def _beside(self) -> Path:
+        """A new name in the target's directory."""
+        return self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}")
+
+    def _take_place(self, temporary: Path) -> None:
+        """Give a file the target's name. A file that is there stays as it is for whoever has it open.
+
+        Raises:
+            OSError: it cannot be done; `temporary` is gone.
+        """
+        try:
+            os.replace(temporary, self.path)
+        finally:
+            # rename(2) of two links to one file does nothing, and leaves both.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+
     def _link(self, stream: Stream, *, replace: bool) -> None:
         if replace:
-            temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+            temporary = self._beside()
             os.link(stream.path, temporary)
-            # rename(2) of two links to one file does nothing, and leaves both.
-            os.replace(temporary, self.path)
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
+            self._take_place(temporary)
         else:
             os.link(stream.path, self.path)
         self.mode, self.inode = "link", self.path.stat().st_ino
 
     def _make_empty(self, *, replace: bool) -> None:
-        if replace:
-            # The old file stays as it is for whoever has it open, and a hard link's other name keeps its bytes.
-            with contextlib.suppress(FileNotFoundError):
-                self.path.unlink()
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        path = self._beside() if replace else self.path
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            self.inode = os.fstat(fd).st_ino
+            inode = os.fstat(fd).st_ino
         finally:
             os.close(fd)
-        self.size = 0
-        self._cursors = {}
-        self.mode = "copy" if self._only_stream() is not None else "merge"
+        if replace:
+            self._take_place(path)
+        stream = self._only_stream()
+        self.inode, self.size, self._cursors, self._delivered = inode, 0, {}, 0
+        self.mode = "copy" if stream is not None else "merge"
+        self.generation = stream.generation if stream is not None else 0
 
     def options(self) -> dict[str, Any]:
         """See Sink."""
-        return {"copy": self.copy, "mode": self.mode, "size": self.size, "inode": self.inode, "cursors": self._cursors}
+        return {"copy": self.copy, "mode": self.mode, "size": self.size, "inode": self.inode,
+                "generation": self.generation, "cursors": self._cursors}
 
     @classmethod
     def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
@@ -127,6 +154,7 @@ class FileSink(Sink):
         """See Sink."""
         sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), id=id)
         sink.mode, sink.size, sink.inode = str(options["mode"]), int(options["size"]), int(options["inode"])
+        sink.generation = int(options.get("generation", 0))
         sink._cursors = {name: CursorState(*state) for name, state in options["cursors"].items()}
         return sink
 
@@ -151,6 +179,10 @@ class FileSink(Sink):
     async def _deliver(self) -> None:
         if self.mode != "merge":
             stream = self._only_stream()
+            if not self.feed.streams() and not self.selection.open_ended:
+                log.warning("sink %s: its log is gone, the file stays as it is: %s", self.id, self.path)
+                await self._finish(self.path)
+                return
             if stream is not None:
                 done = await (self._follow_link(stream) if self.mode == "link" else self._follow_copy(stream))
                 if done:
@@ -174,8 +206,32 @@ class FileSink(Sink):
                 self.claim(force=False)
                 return
             raise SinkFailed(f"file was removed by somebody: {self.path}") from None
-        if found.st_ino != self.inode and self.mode != "link":
+        if self.mode != "link":
+            self._check_ours(found)
+
+    def _check_ours(self, found: os.stat_result) -> None:
+        """See that a file is the one that was claimed: nobody else's is ever written to.
+
+        Raises:
+            SinkFailed: it is not.
+        """
+        if found.st_ino != self.inode:
             raise SinkFailed(f"file was replaced by somebody: {self.path}")
+
+    def _open_target(self) -> int:
+        """Open the target.
+
+        Raises:
+            SinkFailed: it is somebody else's.
+            OSError: it cannot be opened.
+        """
+        target = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            self._check_ours(os.fstat(target))
+        except SinkFailed:
+            os.close(target)
+            raise
+        return target
 
     async def _follow_link(self, stream: Stream) -> bool:
         """Wait for the end of a log that is the file. False: the file must become something else."""
@@ -187,64 +243,68 @@ class FileSink(Sink):
             await self.hub.wait_reshaped(seen)
         found = os.stat(self.path, follow_symlinks=False)
         if found.st_ino != os.stat(stream.path).st_ino:
-            if found.st_ino != self.inode:
-                raise SinkFailed(f"file was replaced by somebody: {self.path}")
+            self._check_ours(found)
             self._link(stream, replace=True)  # the log was written anew when it was completed
         await self._thread(partial(fsync_path, self.path))
         return True
 
     async def _follow_copy(self, stream: Stream) -> bool:
         """Copy one log's bytes as they come. False: the file must become a merge."""
-        generation = stream.generation
-        source = os.open(stream.path, os.O_RDONLY | os.O_CLOEXEC)
+        target = self._open_target()
         try:
-            target = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            try:
-                size = min(os.fstat(target).st_size, stream.data_end)
-                os.ftruncate(target, size)
-                self.size = size
-                while True:
-                    seen = self.hub.version
-                    if stream.generation != generation:
-                        os.ftruncate(target, 0)
-                        raise SinkRetry("the log was written anew")
-                    if self._only_stream() is None:
-                        return False
-                    complete, messages = stream.complete, stream.messages
-                    end = stream.size if complete else stream.data_end
-                    while self.size < end:
-                        step = min(STEP, end - self.size)
-                        self.size += await self._thread(partial(copy_range, source, target, self.size, self.size, step))
-                        self.following()
-                    if messages != self._delivered:
-                        self._delivered = messages
-                        self.hub.changed()  # whoever waits for this file
+            self.size = min(os.fstat(target).st_size, stream.data_end)
+            os.ftruncate(target, self.size)
+            source = stream.source()
+            while True:
+                seen = self.hub.version
+                if stream.generation != self.generation:
+                    # The log was written anew: so is its copy.
+                    os.ftruncate(target, 0)
+                    source, self.size, self.generation = stream.source(), 0, stream.generation
+                    self.saved()
+                if self._only_stream() is None:
+                    return False
+                complete, messages = stream.complete, stream.messages
+                end = stream.size if complete else stream.data_end
+                while self.size < end:
+                    step = min(STEP, end - self.size)
+                    self.size += await self._thread(partial(copy_range, source.fd, target, self.size, self.size, step))
                     self.following()
-                    if complete:
-                        break
-                    self._check_target()
-                    await self.hub.wait_change(seen)
-                    await self._pace(stream)
-                os.ftruncate(target, self.size)
-                await self._thread(partial(os.fsync, target))
-                return True
-            finally:
-                os.close(target)
+                if stream.generation != self.generation:
+                    continue
+                if messages != self._delivered:
+                    self._delivered = messages
+                    self.hub.changed()  # whoever waits for this file
+                self.following()
+                if complete:
+                    break
+                self._check_target()
+                await self.hub.wait_change(seen)
+                await self._pace(stream)
+            os.ftruncate(target, self.size)
+            await self._thread(partial(os.fsync, target))
         finally:
-            os.close(source)
+            os.close(target)
+        if stream.kind == "file":
+            await self._finish(self.path)  # what was copied may be of a program that was killed
+        return True
 
     async def _become_merge(self) -> None:
-        """One log is not enough any more: begin anew as a merge, beside the old file, then take its place."""
-        temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        temporary.touch(exist_ok=False)
-        self.inode = temporary.stat().st_ino
+        """One log is not enough any more: begin anew as a merge."""
+        if self.mode == "link":
+            # Never through the link: the log's other name is the log. The new file takes its name's place.
+            temporary = self._beside()
+            temporary.touch(exist_ok=False)
+            inode = temporary.stat().st_ino
+            self._take_place(temporary)
+            self.inode = inode
+        # A copy is this sink's own: `_follow_merge` empties it, after this is known to the next daemon.
         self.mode, self.size, self._cursors = "merge", 0, {}
-        os.replace(temporary, self.path)
         self.saved()
         await trio.lowlevel.checkpoint()
 
     async def _follow_merge(self) -> None:
-        target = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        target = self._open_target()
         try:
             os.ftruncate(target, self.size)
             self.feed.seek(self._cursors)
@@ -255,7 +315,8 @@ class FileSink(Sink):
                     self._write_header(target, batch.stream)
                     self.size += await self._thread(partial(write_batch, batch, target, self.size))
                     self._cursors = self.feed.cursors()
-                    self.saved()
+                    with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
+                        self.saved()
                     self.hub.changed()  # whoever waits for this file
                     self.following()
                     continue
@@ -267,6 +328,7 @@ class FileSink(Sink):
                 await self._pace()
         finally:
             os.close(target)
+        self._check_target()
         await self._finish(self.path)
 
     async def _pace(self, stream: Stream | None = None) -> None:
@@ -301,15 +363,27 @@ class FileSink(Sink):
         await self._thread(partial(fsync_path, path))
 
     async def detached(self) -> None:
-        """Complete the file with what it has: a link becomes a file of its own first."""
+        """Complete the file with what it has: a link becomes a file of its own first.
+
+        What somebody has removed is not made again, and what somebody has put there is left alone.
+        """
+        try:
+            self._check_ours(os.stat(self.path, follow_symlinks=False))
+        except (FileNotFoundError, SinkFailed) as error:
+            self.last_error = str(error) if isinstance(error, SinkFailed) else f"file is gone: {self.path}"
+            return
         stream = self._only_stream() if self.mode == "link" else None
         if stream is not None and not stream.complete:
-            temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
+            temporary = self._beside()
             end, self._delivered = stream.data_end, stream.messages
-            await self._thread(partial(copy_file, stream.path, temporary, end))
-            await self._finish(temporary)
-            os.replace(temporary, self.path)
-        elif self.mode != "link" and self.path.exists():
+            try:
+                await self._thread(partial(copy_file, stream.source(), temporary, end))
+                await self._finish(temporary)
+            except OSError:
+                temporary.unlink(missing_ok=True)
+                raise  # it stays a link: nothing of it is lost, and it ends with the log
+            self._take_place(temporary)
+        elif self.mode != "link":
             await self._finish(self.path)
 
     async def durable(self) -> None:
@@ -358,13 +432,16 @@ class FileSink(Sink):
         """See Sink; with `mode` and `bytes`."""
         found = super().status()
         found["mode"] = self.mode
+        problem = ""
         try:
-            found["bytes"] = os.stat(self.path).st_size
+            there = os.stat(self.path, follow_symlinks=False)
+            found["bytes"] = there.st_size
+            if there.st_ino != self.inode:
+                problem = f"file was replaced by somebody: {self.path}"
         except OSError as error:
-            found["bytes"] = 0
-            if self.mode == "link" and self.state == "following":
-                found["state"] = "failed"
-                found["last_error"] = f"{error.strerror}: {self.path}"
+            found["bytes"], problem = 0, f"{error.strerror}: {self.path}"
+        if problem and self.mode == "link" and self.state == "following":
+            found["state"], found["last_error"] = "failed", problem
         return found
 
     def progress(self) -> dict[str, Any]:
@@ -418,26 +495,22 @@ def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
     return done
 
 
-def copy_file(source: Path, target: Path, size: int) -> None:
+def copy_file(source: Descriptor, target: Path, size: int) -> None:
     """Copy the first `size` bytes of a file to a new one.
 
     Raises:
         OSError: it cannot be done; `target` is gone again.
     """
-    one = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        two = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            done = 0
-            while done < size:
-                done += copy_range(one, two, done, done, min(STEP, size - done))
-        except OSError:
-            target.unlink()
-            raise
-        finally:
-            os.close(two)
+        done = 0
+        while done < size:
+            done += copy_range(source.fd, fd, done, done, min(STEP, size - done))
+    except OSError:
+        target.unlink()
+        raise
     finally:
-        os.close(one)
+        os.close(fd)
 
 
 def write_batch(batch: Batch, target: int, at: int) -> int:
@@ -461,15 +534,11 @@ def write_batch(batch: Batch, target: int, at: int) -> int:
             at += written
             data = data[written:]
         return at - start
-    source = os.open(batch.stream.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        for offset, length in ranges:
-            done = 0
-            while done < length:
-                done += copy_range(source, target, offset + done, at + done, length - done)
-            at += length
-    finally:
-        os.close(source)
+    for offset, length in ranges:
+        done = 0
+        while done < length:
+            done += copy_range(batch.source.fd, target, offset + done, at + done, length - done)
+        at += length
     return at - start
 
 

@@ -26,8 +26,9 @@ import trio
 
 from daemon.feed import Feed
 from daemon.hub import Hub
-from daemon.selection import Selection
+from daemon.selection import FILE, Selection
 from daemon.spool.log import write_atomically
+from daemon.wire.rrd import FormatError
 
 log = logging.getLogger("rrd.sinks")
 
@@ -159,6 +160,9 @@ class SinkSet:
         self.sinks: dict[str, Sink] = {}
         self._nursery = nursery
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._idle: dict[str, trio.Event] = {}
+        """Set when a sink's task has ended: until then a thread of it may still be writing."""
+        self._detaching: set[str] = set()
 
     def active(self) -> list[Sink]:
         """Sinks that deliver, or try to."""
@@ -177,6 +181,7 @@ class SinkSet:
     def _start(self, sink: Sink) -> None:
         self.sinks[sink.id] = sink
         self._scopes[sink.id] = trio.CancelScope()
+        self._idle[sink.id] = trio.Event()
         self._nursery.start_soon(self._run, sink, self._scopes[sink.id])
         self.hub.changed()
 
@@ -207,30 +212,51 @@ class SinkSet:
             "created_at": sink.created_at,
         }))
 
-    async def _run(self, sink: Sink, scope: trio.CancelScope) -> None:
-        backoff = BACKOFF_FIRST_S
-        with scope:
-            while True:
+    async def _open_files(self, sink: Sink) -> None:
+        """Open the files that a sink of an earlier run reads.
+
+        Raises:
+            OSError: they cannot be read now.
+            SinkFailed: they are no .rrd any more.
+        """
+        for name in sorted(sink.selection.streams - self.hub.streams.keys()):
+            if name.startswith(FILE):
                 try:
-                    await sink.deliver()
-                except (OSError, SinkRetry) as error:
-                    message = describe(error)
-                    if sink.state == "following":
-                        backoff = BACKOFF_FIRST_S
-                    if message != sink.last_error:
-                        log.warning("sink %s: %s; trying again", sink.id, message)
-                    sink.state, sink.last_error = "retrying", message
-                    self.hub.changed()
-                    await trio.sleep(backoff)
-                    backoff = min(2 * backoff, BACKOFF_MAX_S)
-                except SinkFailed as error:
-                    log.error("sink %s has failed: %s", sink.id, error)
-                    sink.last_error = str(error)
-                    self._done(sink, "failed")
-                    return
-                else:
-                    self._done(sink, "complete")
-                    return
+                    await self.hub.open_file(Path(name.removeprefix(FILE)))
+                except FormatError as error:
+                    raise SinkFailed(f"{error}: {name.removeprefix(FILE)}") from error
+
+    async def _run(self, sink: Sink, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await self._deliver(sink)
+        finally:
+            self._idle.pop(sink.id).set()
+
+    async def _deliver(self, sink: Sink) -> None:
+        backoff = BACKOFF_FIRST_S
+        while True:
+            try:
+                await self._open_files(sink)
+                await sink.deliver()
+            except (OSError, SinkRetry) as error:
+                message = describe(error)
+                if sink.state == "following":
+                    backoff = BACKOFF_FIRST_S
+                if message != sink.last_error:
+                    log.warning("sink %s: %s; trying again", sink.id, message)
+                sink.state, sink.last_error = "retrying", message
+                self.hub.changed()
+                await trio.sleep(backoff)
+                backoff = min(2 * backoff, BACKOFF_MAX_S)
+            except SinkFailed as error:
+                log.error("sink %s has failed: %s", sink.id, error)
+                sink.last_error = str(error)
+                self._done(sink, "failed")
+                return
+            else:
+                self._done(sink, "complete")
+                return
 
     def _done(self, sink: Sink, state: str) -> None:
         sink.state = state
@@ -249,17 +275,26 @@ class SinkSet:
         Raises:
             OSError: its file could not be completed.
         """
+        if sink.id in self._detaching:
+            await sink.done.wait()
+            return
         if sink.state not in ACTIVE:
             return
+        self._detaching.add(sink.id)
+        idle = self._idle[sink.id]
         self._scopes[sink.id].cancel()
         try:
             with trio.CancelScope(shield=True):
-                await sink.detached()
+                await idle.wait()
+                if sink.state in ACTIVE:  # not delivered, or failed, in the same moment
+                    await sink.detached()
         except OSError as error:
             sink.last_error = describe(error)
             raise
         finally:
-            self._done(sink, "detached")
+            self._detaching.discard(sink.id)
+            if sink.state in ACTIVE:
+                self._done(sink, "detached")
 
 
 def describe(error: BaseException) -> str:

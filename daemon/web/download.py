@@ -161,7 +161,7 @@ async def _snapshot(hub: Hub, selection: Selection, streams: list[Stream]) -> As
     with tempfile.TemporaryDirectory(dir=_merges()) as work:
         path = Path(work) / "snapshot.rrd"
         if len(streams) == 1 and selection.whole(streams[0]):
-            await trio.to_thread.run_sync(partial(copy_file, streams[0].path, path, streams[0].data_end))
+            await trio.to_thread.run_sync(partial(copy_file, streams[0].source(), path, streams[0].data_end))
         else:
             await _write_frames(hub.feed(selection), streams, path)
         await finish_file(path)

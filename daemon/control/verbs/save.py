@@ -42,7 +42,11 @@ async def run(call: Call) -> Message:
     _refuse(call, path, selection)
     try:
         sink.claim(force=force)
-        call.daemon.sinks.add(sink)
+        try:
+            call.daemon.sinks.add(sink)
+        except OSError:
+            sink.abandon()
+            raise
     except FileExistsError:
         raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name") from None
     except FileNotFoundError:
