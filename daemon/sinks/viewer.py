@@ -278,6 +278,8 @@ class ViewerSink(Sink):
                 continue
             if batch.stream.id not in self._judged:
                 self._judge(batch.stream)
+            if self._behind_since is None:
+                self._behind_since = time.monotonic()
             self.feed.skipped_messages += await send_batch(call.channel, call.number, batch)
             call.check()
             sent += batch.size
@@ -286,12 +288,9 @@ class ViewerSink(Sink):
 
     async def _keep_up(self) -> None:
         """Skip ahead when it is too far behind, and that is wanted."""
-        now = time.monotonic()
-        if self.feed.caught_up:
+        if self.feed.caught_up or self._behind_since is None:
             self._behind_since = None
-        elif self._behind_since is None:
-            self._behind_since = now
-        elif self.max_lag is not None and now - self._behind_since > self.max_lag:
+        elif self.max_lag is not None and time.monotonic() - self._behind_since > self.max_lag:
             skipped = await self.feed.skip_to_now()
             self._behind_since = None
             if skipped:

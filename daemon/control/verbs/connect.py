@@ -112,7 +112,7 @@ def refuse(address: Address, answer: Answer, found: Found | None) -> None:
                         f"viewers listen on other ports; Rerun's own is {DEFAULT_PORT}")
     if answer.takes_streams or answer.kind == "none":
         return
-    if answer.kind == "silent" and (found is None or found.kind != "other"):
+    if answer.kind == "silent" and (found is None or found.kind not in ("other", "sdk")):
         return  # a machine that is far, or a viewer that is stopped: it is waited for
     what = f"{found.owner.describe()}: " if found else ""
     raise VerbError("refused", f"port {address.port} is taken by {what}{answer.describe()}",
