@@ -381,7 +381,8 @@ def _compress(source: Path, target: Path, suffix: bytes) -> None:
             shutil.copyfileobj(file, out, 1 << 20)
             out.write(suffix)
         work.flush()
-        os.link(work.name, target)
+        with contextlib.suppress(FileExistsError):
+            os.link(work.name, target)
 
 
 def _is_wasm(path: Path) -> bool:

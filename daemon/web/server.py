@@ -19,12 +19,13 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import h11
 import trio
 import wsproto
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
@@ -36,14 +37,6 @@ MAX_HEAD = 64 << 10
 """Request line and headers. Browsers send all cookies of a host to all its ports: notebooks alone fill 8 KiB."""
 MAX_BODY = 1 << 20
 """A request's body, or a WebSocket message: a page's cursors, 100 bytes a stream."""
-MAX_CONNECTIONS = 256
-"""A browser takes up to 6 and a WebSocket a page. Beyond that, new ones are turned away."""
-KEEP_ALIVE_S = 75.0
-"""How long a connection may say nothing before a request. Browsers open some in advance."""
-HEAD_S = 10.0
-"""How long a request's head may take once it has begun."""
-BODY_S = 20.0
-"""How long its body may take."""
 SEND_S = 60.0
 """How long a client may take to make room for one piece of an ordinary answer."""
 STALL_S = 900.0
@@ -56,6 +49,24 @@ PIECE = 1 << 20
 """Bytes handed to the socket at once."""
 UNSENT = 256 << 10
 """Bytes the kernel holds unsent before the socket counts as full. trio sets 16 KiB, which wakes us too often."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may take its time with, and how many there may be.
+
+    Attributes:
+        connections: A browser takes up to 6 and a WebSocket a page. Beyond that, new ones are turned away.
+        keep_alive_s: How long a connection may say nothing before a request. Browsers open some in advance.
+        head_s: How long a request's head may take once it has begun.
+        body_s: How long its body may take.
+    """
+
+    connections: int = 256
+    keep_alive_s: float = 75.0
+    head_s: float = 10.0
+    body_s: float = 20.0
+
 
 Headers = Sequence[tuple[str, str]]
 
@@ -166,8 +177,9 @@ Handler = Callable[[Exchange], Awaitable[None]]
 class Connection:
     """One client's connection: requests one after the other, until it ends or becomes a WebSocket."""
 
-    def __init__(self, stream: trio.SocketStream, handler: Handler) -> None:
+    def __init__(self, stream: trio.SocketStream, handler: Handler, limits: Limits) -> None:
         self._stream = stream
+        self._limits = limits
         self._handler = handler
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         self._raw_headers: list[tuple[bytes, bytes]] = []
@@ -191,7 +203,7 @@ class Connection:
 
     async def _one(self) -> bool:
         """One request. False: the connection is done."""
-        event = await self._event(KEEP_ALIVE_S, HEAD_S)
+        event = await self._event(self._limits.keep_alive_s, self._limits.head_s)
         if not isinstance(event, h11.Request):
             return False
         self._raw_headers, self._target = list(event.headers), event.target
@@ -266,7 +278,7 @@ class Connection:
     async def read_body(self) -> bytes:
         """See Exchange.body."""
         parts, size = [], 0
-        deadline = trio.current_time() + BODY_S
+        deadline = trio.current_time() + self._limits.body_s
         while True:
             left = deadline - trio.current_time()
             event = await self._event(left, left)
@@ -356,8 +368,7 @@ class WebSocket:
         Raises:
             Gone: the client hung up, or stalled for STALL_S.
         """
-        async with self._lock:
-            await self._send(self._protocol.send(TextMessage(data=text)))
+        await self._say(TextMessage(data=text))
 
     async def send_bytes(self, data: bytes, *, final: bool = True) -> None:
         """Send a binary message, or a fragment of one; only one task may.
@@ -369,8 +380,7 @@ class WebSocket:
         Raises:
             Gone: the client hung up, or stalled for STALL_S.
         """
-        async with self._lock:
-            await self._send(self._protocol.send(BytesMessage(data=data, message_finished=final)))
+        await self._say(BytesMessage(data=data, message_finished=final))
 
     async def receive(self) -> str | None:
         """The next text message; None when the client hung up or broke the protocol. Answers pings.
@@ -390,8 +400,7 @@ class WebSocket:
                     if event.message_finished:
                         return "".join(text)
                 elif isinstance(event, Ping):
-                    async with self._lock:
-                        await self._send(self._protocol.send(event.response()))
+                    await self._say(event.response())
                 elif isinstance(event, CloseConnection):
                     await self.close(CloseReason.NORMAL_CLOSURE, event)
                     return None
@@ -413,8 +422,7 @@ class WebSocket:
         """
         while True:
             await trio.sleep(PING_S)
-            async with self._lock:
-                await self._send(self._protocol.send(Ping()))
+            await self._say(Ping())
 
     async def close(self, code: int = CloseReason.NORMAL_CLOSURE, answer_to: CloseConnection | None = None) -> None:
         """Say goodbye, if that can still be said."""
@@ -425,6 +433,14 @@ class WebSocket:
             await self._send(data)
         except (Gone, LocalProtocolError):
             return
+
+    async def _say(self, event: Event) -> None:
+        async with self._lock:
+            try:
+                data = self._protocol.send(event)
+            except LocalProtocolError as error:  # another task has seen the end meanwhile
+                raise Gone from error
+            await self._send(data)
 
     async def _send(self, data: bytes) -> None:
         whole = False
@@ -442,6 +458,7 @@ async def serve(
     listeners: Sequence[trio.SocketListener],
     handler: Handler,
     *,
+    limits: Limits = Limits(),
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve every connection with the handler, until cancelled. The listeners are closed then."""
@@ -449,7 +466,7 @@ async def serve(
 
     async def one(stream: trio.SocketStream) -> None:
         nonlocal connections
-        if connections >= MAX_CONNECTIONS:
+        if connections >= limits.connections:
             log.warning("turned a connection away: there are %d", connections)
             await trio.aclose_forcefully(stream)
             return
@@ -458,7 +475,7 @@ async def serve(
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
-            connection = Connection(stream, handler)
+            connection = Connection(stream, handler, limits)
         except OSError:  # it hung up before it was looked at
             await trio.aclose_forcefully(stream)
         else:
