@@ -17,7 +17,54 @@ import typer.main
 from rrd_cli.commands import VERBS
 
 
-class Verbs(typer.core.TyperGroup):
+class _NoConversion:
+    """Stands in for typer's conversion of a value as long as there is nothing to convert.
+
+    typer 0.29 makes a pydantic adapter for every parameter, even for those that were not given: 100 ms, more than all
+    else that `rrd ls` does.
+    """
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ANN401
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        annotation = param.type_descriptor.annotation
+        if annotation is str and isinstance(value, str):
+            return value
+        if annotation == list[str] and isinstance(value, list | tuple):
+            return value
+        param._runtime_param = None  # typer makes its own
+        return param.get_runtime_param().coerce(value, param=param, ctx=ctx)
+
+
+_NO_CONVERSION = _NoConversion()
+
+
+def _spare_conversion(parameters: list[Any]) -> list[Any]:
+    # Only where it is known to be as it was seen: elsewhere a verb may be slow, but must not be wrong.
+    if typer.__version__.startswith("0.29."):
+        for parameter in parameters:
+            if parameter._runtime_param is None:
+                parameter._runtime_param = _NO_CONVERSION
+    return parameters
+
+
+class Verb(typer.core.TyperCommand):
+    """A verb: `app.command(cls=Verb)` in groups; others are given it."""
+
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        """All parameters, help included."""
+        return _spare_conversion(super().get_params(ctx))
+
+
+class Group(typer.core.TyperGroup):
+    """A group of verbs: `typer.Typer(cls=Group)`."""
+
+    def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
+        """All parameters, help included."""
+        return _spare_conversion(super().get_params(ctx))
+
+
+class Verbs(Group):
     """The verbs of the table, each imported when asked for."""
 
     def list_commands(self, ctx: object) -> list[str]:
@@ -75,7 +122,7 @@ def load(name: str) -> Any:  # noqa: ANN401
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name, epilog=examples(module.EXAMPLES))(module.run)
+        app.command(name, cls=Verb, epilog=examples(module.EXAMPLES))(module.run)
     command = typer.main.get_command(app)
     command.name = name
     return command

@@ -44,7 +44,7 @@ def run(
         bool, typer.Option("--copy", help="An independent file, never a hard link to the daemon's log.")
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when the file is complete.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one object: sink, chose, complete.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one object: sink, chose, complete, warnings.")] = False,
 ) -> None:
     """Write recordings to a file: all since they began, and on until they end.
 
@@ -63,6 +63,8 @@ def run(
         render.print_lines([render.as_json(answer)])
     else:
         render.print_lines(lines(answer, out))
+        for warning in answer.get("warnings") or ():
+            render.note(f"warning: {warning}")
 
 
 class Watcher:
@@ -154,7 +156,7 @@ def _check_stdin(client: Client, stream: str, answer: Mapping[str, Any]) -> None
     """See whether all that came was a stream.
 
     Raises:
-        CliError: it was damaged, cut off or empty; what is whole of it has been saved.
+        CliError: it was damaged or empty; what is whole of it has been saved. That it was cut off is a warning.
     """
     sink = answer.get("sink") or {}
     count = int(sink.get("delivered_messages") or 0)
@@ -165,8 +167,6 @@ def _check_stdin(client: Client, stream: str, answer: Mapping[str, Any]) -> None
             ended = event["data"]
     if ended.get("error"):
         raise CliError(f"standard input is damaged: {ended['error']}", kept if count else "")
-    if ended.get("dropped_bytes"):
-        raise CliError(f"standard input ends in the middle of a message ({ended['dropped_bytes']} bytes of it)", kept)
     if not count:
         raise CliError("standard input ended without a message", "does the program write its stream to stdout?")
 

@@ -1,0 +1,307 @@
+"""`rrd` as people use it in a shell: real processes, real pipes, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Home, wait_for
+from tests.helpers.shim import Program
+from tests.rrd_cli.test_tailing import DATA, HEADER, MESSAGES, WHOLE, info, message
+
+ROWS = """
+rec = rr.RecordingStream("rows", recording_id=sys.argv[1])
+rrd.attach(recording=rec)
+log(0, 10, rec)
+rrd.flush(recording=rec)
+say("ten")
+wait_for_test()
+log(10, 20, rec)
+rrd.flush(recording=rec)
+say("twenty")
+wait_for_test()
+"""
+PLAIN = """
+import sys
+import rerun as rr
+rec = rr.RecordingStream("plain", recording_id="plain")
+rec.save(sys.argv[1])
+for row in range(500):
+    rec.log("row", rr.TextLog(f"row {row}"))
+"""
+
+
+@pytest.fixture
+def rrd_command() -> list[str]:
+    return [sys.executable, "-m", "rrd_cli"]
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that the SDK made, with footer."""
+    path = tmp_path_factory.mktemp("plain") / "plain.rrd"
+    subprocess.run([sys.executable, "-c", PLAIN, path], check=True, timeout=60)
+    return path
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+class TestStdin:
+    def test_byte_for_byte(self, daemon: Home, plain: Path) -> None:
+        with open(plain, "rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
+            done = daemon.cli("save", "out.rrd", "-", stdin=cat.stdout)
+        assert "saved standard input to out.rrd" in done.stdout
+        assert (daemon.path / "out.rrd").read_bytes() == plain.read_bytes()
+
+    def test_a_file_redirected_in(self, daemon: Home, plain: Path) -> None:
+        with open(plain, "rb") as file:
+            daemon.cli("save", "out.rrd", "-", stdin=file)
+        assert (daemon.path / "out.rrd").read_bytes() == plain.read_bytes()
+
+    def test_the_daemon_is_killed_meanwhile(self, daemon: Home, plain: Path, rrd_command: list[str]) -> None:
+        data = plain.read_bytes()
+        with subprocess.Popen(
+            [*rrd_command, "save", "out.rrd", "-"], cwd=daemon.path, env=daemon.env, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        ) as saving:  # fmt: skip
+            assert saving.stdin is not None
+            for part in range(4):
+                saving.stdin.write(data[len(data) * part // 4 : len(data) * (part + 1) // 4])
+                saving.stdin.flush()
+                wait_for(lambda: daemon.status()["sinks"], "the sink")
+                os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            saving.stdin.close()
+            assert saving.wait(60) == 0
+            assert saving.stderr is not None
+            assert saving.stderr.read() == b""
+        assert (daemon.path / "out.rrd").read_bytes() == data
+
+    def test_garbage(self, daemon: Home, plain: Path) -> None:
+        (daemon.path / "bad").write_bytes(DATA + b"\xee" * 1000)
+        with open(daemon.path / "bad", "rb") as file:
+            done = daemon.cli("save", "out.rrd", "-", stdin=file, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: standard input is damaged: not a frame: kind 0xeeee")
+        assert (daemon.path / "out.rrd").read_bytes().startswith(DATA)
+
+    @pytest.mark.parametrize("data", [b"", b"hello, world, this is a text"])
+    def test_no_stream_at_all(self, daemon: Home, data: bytes) -> None:
+        (daemon.path / "bad").write_bytes(data)
+        with open(daemon.path / "bad", "rb") as file:
+            done = daemon.cli("save", "out.rrd", "-", stdin=file, check=False)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+
+    def test_cut_off(self, daemon: Home, plain: Path) -> None:
+        (daemon.path / "cut").write_bytes(plain.read_bytes()[:5000])
+        with open(daemon.path / "cut", "rb") as file:
+            done = daemon.cli("save", "out.rrd", "-", stdin=file)
+        assert "in the middle of a message" in done.stderr
+
+
+class TestTailFile:
+    @pytest.fixture
+    def follow(self, home: Home, rrd_command: list[str]):
+        """Start `rrd tail -f in.rrd > out.rrd`, without a daemon."""
+        running = []
+
+        def start(*words: str) -> subprocess.Popen[bytes]:
+            with open(home.path / "out.rrd", "wb") as out:
+                running.append(subprocess.Popen([*rrd_command, "tail", "-f", *(words or ("in.rrd",))], cwd=home.path,
+                                                env=home.env, stdout=out, stderr=subprocess.PIPE))
+            return running[-1]
+
+        yield start
+        for one in running:
+            one.kill()  # nothing, if it has ended
+            one.wait()
+            assert one.stderr is not None
+            one.stderr.close()
+        assert not home.socket.exists()
+
+    def test_until_its_end(self, home: Home, follow) -> None:
+        path, out = home.path / "in.rrd", home.path / "out.rrd"
+        with open(path, "wb", buffering=0) as file:
+            file.write(DATA[:100])
+            tail = follow()
+            wait_for(lambda: size(out) > 12, "the beginning")
+            for at in range(100, len(WHOLE), 97):
+                file.write(WHOLE[at : at + 97])
+            assert tail.wait(20) == 0  # though the writer still has it open: the stream has ended
+        assert out.read_bytes() == WHOLE
+
+    def test_until_its_writer_has_closed_it(self, home: Home, follow) -> None:
+        path, out = home.path / "in.rrd", home.path / "out.rrd"
+        with open(path, "wb", buffering=0) as file:
+            file.write(DATA[:-1])
+            tail = follow()
+            wait_for(lambda: size(out) == len(DATA) - len(MESSAGES[-1]), "all that is whole")
+            assert tail.poll() is None
+        assert tail.wait(20) == 0
+        assert out.read_bytes() == DATA[: -len(MESSAGES[-1])]
+        assert b"bytes after the last whole message left out" in tail.communicate()[1]
+
+    @pytest.mark.parametrize("how", ["replaced", "in place"])
+    def test_written_anew(self, home: Home, follow, how: str) -> None:
+        path, out = home.path / "in.rrd", home.path / "out.rrd"
+        fresh = HEADER + info("b") + message("b", "fresh")
+        with open(path, "wb", buffering=0) as file:
+            file.write(DATA)
+            tail = follow()
+            wait_for(lambda: size(out) == len(DATA), "the first file")
+            if how == "replaced":
+                (home.path / "new").write_bytes(fresh)
+                os.rename(home.path / "new", path)
+            else:
+                file.seek(0)
+                file.truncate(0)
+                file.write(fresh)
+            wait_for(lambda: size(out) == len(DATA) + len(fresh) - 12, "the second file")
+        assert tail.wait(20) == 0
+        assert out.read_bytes() == DATA + fresh[12:]
+
+    def test_a_name_with_everything(self, home: Home, rrd_command: list[str], plain: Path) -> None:
+        for name in ("with space\nand newline.rrd", "-.rrd", "\udcff.rrd"):
+            (home.path / name).write_bytes(plain.read_bytes())
+            done = subprocess.run([*rrd_command, "tail", f"./{name}"], cwd=home.path, env=home.env,
+                                  capture_output=True, check=True, timeout=60)
+            assert done.stdout == plain.read_bytes()
+
+    @pytest.mark.parametrize("make", ["directory", "pipe", "text", "nothing"])
+    def test_what_is_no_file(self, home: Home, make: str) -> None:
+        path = home.path / "x.rrd"
+        {"directory": path.mkdir, "pipe": lambda: os.mkfifo(path), "text": lambda: path.write_text("hello, world"),
+         "nothing": lambda: None}[make]()
+        done = home.cli("tail", "x.rrd", check=False)
+        assert done.returncode == 1
+        assert done.stdout == ""
+        assert done.stderr.startswith("error: ")
+
+    def test_the_output_is_the_input(self, home: Home, rrd_command: list[str], plain: Path) -> None:
+        path = home.path / "x.rrd"
+        path.write_bytes(plain.read_bytes())
+        with open(path, "ab") as out:
+            done = subprocess.run([*rrd_command, "tail", path], env=home.env, stdout=out, stderr=subprocess.PIPE,
+                                  check=False, timeout=60)
+        assert done.returncode == 1
+        assert b"input file is output file" in done.stderr
+        assert path.read_bytes() == plain.read_bytes()
+
+    def test_a_closed_pipe_is_quiet(self, home: Home, rrd_command: list[str]) -> None:
+        path = home.path / "big.rrd"
+        path.write_bytes(DATA + MESSAGES[0] * 50_000)
+        with subprocess.Popen([*rrd_command, "tail", path], env=home.env, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as tail:
+            assert tail.stdout is not None
+            assert tail.stderr is not None
+            tail.stdout.read(100)
+            tail.stdout.close()
+            assert tail.wait(20) == 0
+            assert tail.stderr.read() == b""
+
+    def test_interrupted(self, home: Home, follow) -> None:
+        with open(home.path / "in.rrd", "wb", buffering=0) as file:
+            file.write(DATA)
+            tail = follow()
+            wait_for(lambda: size(home.path / "out.rrd") == len(DATA), "the data")
+            tail.send_signal(signal.SIGINT)
+            assert tail.wait(20) == 130
+        assert tail.communicate()[1] == b""
+
+
+class TestTailRecording:
+    def test_follows_a_program_and_ends_with_it(self, daemon: Home, rrd_command: list[str], verify) -> None:
+        with Program(daemon, Path(sys.executable), ROWS, "r1") as program:
+            assert program.line() == "ten"
+            with open(daemon.path / "out.rrd", "wb") as out:
+                tail = subprocess.Popen([*rrd_command, "tail", "-f", "r1"], env=daemon.env, stdout=out)
+            wait_for(lambda: size(daemon.path / "out.rrd") > 100, "the first rows")
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            program.go_on()
+            assert program.line() == "twenty"
+            assert tail.poll() is None
+            program.go_on()
+        assert tail.wait(30) == 0
+        daemon.cli("save", "saved.rrd", "r1")
+        assert (daemon.path / "out.rrd").read_bytes() == (daemon.path / "saved.rrd").read_bytes()
+        verify(daemon.path / "out.rrd")
+
+    def test_one_of_two_recordings_of_a_stream(self, daemon: Home, rrd_command: list[str], plain: Path) -> None:
+        data = HEADER + info("a") + info("b") + message("b", "1") + message("a", "2") + message("b", "3")
+        (daemon.path / "in").write_bytes(data)
+        with open(daemon.path / "in", "rb") as file:
+            daemon.cli("save", "whole.rrd", "-", stdin=file)
+        done = subprocess.run([*rrd_command, "tail", "b"], env=daemon.env, capture_output=True, check=True, timeout=60)
+        assert done.stdout == HEADER + info("b") + message("b", "1") + message("b", "3")
+
+    def test_several_programs_at_once(self, daemon: Home, rrd_command: list[str], verify) -> None:
+        python = Path(sys.executable)
+        with Program(daemon, python, ROWS, "r1") as one, Program(daemon, python, ROWS, "r2") as two:
+            assert (one.line(), two.line()) == ("ten", "ten")
+            with open(daemon.path / "out.rrd", "wb") as out:
+                tail = subprocess.Popen([*rrd_command, "tail", "-f", "@all"], env=daemon.env, stdout=out)
+            wait_for(lambda: size(daemon.path / "out.rrd") > 200, "the first rows")
+            for program in (one, two):
+                program.go_on()
+                assert program.line() == "twenty"
+                program.go_on()
+        assert tail.wait(30) == 0
+        (report,) = json.loads(daemon.cli("recover", "out.rrd", "--json").stdout)
+        assert report["damage"] == []
+        assert {store["store"][1] for store in report["stores"]} == {"r1", "r2"}
+        verify(daemon.path / "out.recovered.rrd")
+
+
+class TestDaemon:
+    def test_life(self, home: Home) -> None:
+        assert home.cli("daemon", "status", check=False).returncode == 3
+        assert home.cli("daemon", "stop").stdout == "no daemon is running\n"
+        assert "started" in home.cli("daemon", "start").stdout
+        first = home.daemon_pid()
+        assert f"is already running: rrd 0.1.0, pid {first}" in home.cli("daemon", "start").stdout
+        assert "restarted" in home.cli("daemon", "restart").stdout
+        assert home.daemon_pid() != first
+        assert "is ready" in home.cli("daemon", "logs").stdout
+        assert "stopped" in home.cli("daemon", "stop").stdout
+        assert home.keeper_pid() == 0
+        done = home.cli("daemon", "status", check=False)
+        assert (done.returncode, done.stderr) == (3, "error: no daemon is running\nhint: rrd daemon start\n")
+
+    def test_stop_is_refused_while_a_program_logs(self, daemon: Home) -> None:
+        with Program(daemon, Path(sys.executable), ROWS, "r1") as program:
+            assert program.line() == "ten"
+            done = daemon.cli("daemon", "stop", check=False)
+            assert done.returncode == 1
+            assert "streaming" in done.stderr
+            program.go_on()
+            program.go_on()
+
+    def test_a_verb_waits_while_the_daemon_is_away(self, daemon: Home) -> None:
+        for _ in range(3):
+            before = daemon.daemon_pid()
+            os.kill(before, signal.SIGKILL)
+            assert daemon.cli("ls", "--json").stdout == "[]\n"
+            assert daemon.daemon_pid() != before
+
+
+
+def test_ls_is_quick(daemon: Home, rrd_command: list[str]) -> None:
+    """At most twice `python -c 'import typer'`: the best of some runs, alternating, on a machine that others use."""
+    daemon.cli("ls")
+    best = {"ls": 9.0, "typer": 9.0}
+    for _ in range(12):
+        for name, command in (("ls", [*rrd_command, "ls"]), ("typer", [sys.executable, "-c", "import typer"])):
+            begin = time.perf_counter()
+            subprocess.run(command, env=daemon.env, check=True, capture_output=True)
+            best[name] = min(best[name], time.perf_counter() - begin)
+    assert best["ls"] <= 2 * best["typer"], best
