@@ -30,13 +30,13 @@ from daemon.wire.footer import (
     NeedMore,
     NoFooterError,
     footer_is_trustworthy,
-    parse_footer,
+    listed_chunks,
+    lists_all,
 )
 from daemon.wire.logmsg import parse_store_id, peek_store_id
 from daemon.wire.rrd import TAIL_SIZE, Kind, frame_header, parse_tail
 
 BARE_END = frame_header(Kind.END, 0)
-FIRST_WITHOUT_INDICATORS = (0, 26, 0)
 
 
 @dataclass(slots=True)
@@ -141,14 +141,10 @@ def _complete(fd: int, size: int) -> int | None:
     if not footer_is_trustworthy(version, kinds):
         return None
     try:
-        listed: set[tuple[int, int]] = set()
-        for manifest in parse_footer(os.pread(fd, tail.length, tail.start)):
-            data = manifest.data
-            listed.update(zip(data["chunk_byte_offset"].to_pylist(), data["chunk_byte_size"].to_pylist(), strict=True))
-    except (ValueError, KeyError):
+        listed = listed_chunks(os.pread(fd, tail.length, tail.start))
+    except ValueError:
         return None
-    # A footer of ours leaves out what readers make nothing of: chunks of indicators, as SDKs up to 0.25 sent them.
-    if listed != chunks and not (listed < chunks and version < FIRST_WITHOUT_INDICATORS):
+    if not lists_all(listed, chunks, version):
         return None
     return messages
 

@@ -37,7 +37,7 @@ from daemon.wire.footer import (
 )
 from daemon.wire.logmsg import StoreId, parse_store_id, parse_store_info, peek_store_id
 from daemon.wire.protobuf import fields
-from daemon.wire.rrd import ENCODING_PROTOBUF, HEADER_SIZE, Kind, StreamHeader, frame_header
+from daemon.wire.rrd import ENCODING_PROTOBUF, Kind, StreamHeader, frame_header
 
 WHOLE = 256 << 20
 """Messages up to this size are held in memory and decoded completely; longer ones are copied in pieces."""
@@ -323,7 +323,7 @@ class _Merging:
                 version = max(version, piece.header.version[:3])
             elif isinstance(piece, End):
                 kinds = {parse_store_id(raw).kind for raw in self._known}
-                footer = _footer_state(piece, file.size, footer_is_trustworthy(version, kinds))
+                footer = footer_state(piece, file.size, footer_is_trustworthy(version, kinds))
             else:
                 self._lose(file, piece)
                 footer = "cut" if piece.why == "cut in the footer" else footer
@@ -380,7 +380,7 @@ class _Merging:
         if frame.kind == Kind.STORE_INFO:
             return self._check_store_info(payload)
         if frame.kind == Kind.ACTIVATION:
-            _check_activation(payload)
+            check_activation(payload)
             return True
         offset = self._out.size + (frame.offset - frame.start)
         if whole and self._version < FIRST_WITH_CHUNK_IDS:
@@ -492,7 +492,14 @@ class _Merging:
         report.stores = list(self._builder.summaries())
 
 
-def _footer_state(end: End, size: int, trustworthy: bool) -> str:
+def footer_state(end: End, size: int, trustworthy: bool) -> str:
+    """What is to be said of a footer: see RecoveryReport.input_footer.
+
+    Args:
+        end: What was found.
+        size: The file's length.
+        trustworthy: See footer_is_trustworthy.
+    """
     if end.footer == 0 and not end.sealed:
         return "empty"
     if not end.sealed or end.end != size:
@@ -500,14 +507,18 @@ def _footer_state(end: End, size: int, trustworthy: bool) -> str:
     return "complete" if trustworthy else "untrustworthy"
 
 
-def _check_activation(payload: bytes) -> None:
+def check_activation(payload: bytes) -> None:
+    """Look at the payload of a BlueprintActivationCommand frame.
+
+    Raises:
+        BadChunkError: it is none.
+    """
     try:
-        if any(number > ACTIVATION_FIELDS for number, _, _ in fields(payload)):
-            raise BadChunkError("an activation with fields that it does not have")
-    except BadChunkError:
-        raise
+        numbers = [number for number, _, _ in fields(payload)]
     except ValueError as error:
         raise BadChunkError(str(error)) from None
+    if max(numbers, default=0) > ACTIVATION_FIELDS:
+        raise BadChunkError("an activation with fields that it does not have")
 
 
-__all__ = ["HEADER_SIZE", "Damage", "FormatError", "RecoveryReport", "merge", "recover"]
+__all__ = ["Damage", "FormatError", "RecoveryReport", "check_activation", "footer_state", "merge", "recover"]

@@ -849,6 +849,37 @@ def parse_footer(payload: Buffer) -> list[Manifest]:
     return manifests
 
 
+def listed_chunks(payload: Buffer) -> set[tuple[int, int]]:
+    """Where the chunks are that a footer lists, and how long: (offset, size) of their payloads.
+
+    Raises:
+        ValueError: it is damaged, or lacks those columns.
+    """
+    listed: set[tuple[int, int]] = set()
+    for manifest in parse_footer(payload):
+        data = manifest.data
+        try:
+            listed.update(zip(data["chunk_byte_offset"].to_pylist(), data["chunk_byte_size"].to_pylist(), strict=True))
+        except KeyError as error:
+            raise ValueError(f"a footer without {error}") from None
+    return listed
+
+
+def lists_all(listed: set[tuple[int, int]], chunks: set[tuple[int, int]], version: Sequence[int]) -> bool:
+    """Whether a footer lists the chunks that are in its file.
+
+    Args:
+        listed: From listed_chunks.
+        chunks: The ArrowMsg frames' payloads: offset, length.
+        version: The SDK's, from the file's header.
+    """
+    # One of ours leaves out what readers make nothing of: chunks of indicators, as SDKs up to 0.25 sent them.
+    return listed == chunks or (listed < chunks and tuple(version) < _FIRST_WITHOUT_INDICATORS)
+
+
+_FIRST_WITHOUT_INDICATORS = (0, 26, 0)
+
+
 def _parse_manifest(raw: Buffer) -> Manifest:
     parts = {number: value for number, _, value in fields(raw) if not isinstance(value, int)}
     schema = next(value for number, _, value in fields(parts[2]) if number == 1)
@@ -876,6 +907,8 @@ __all__ = [
     "NoFooterError",
     "StoreSummary",
     "footer_is_trustworthy",
+    "listed_chunks",
+    "lists_all",
     "log_time_of",
     "parse_footer",
     "with_chunk_id",
