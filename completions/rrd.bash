@@ -75,7 +75,7 @@ _rrd() {
             ;;
         "daemon")
             options="-h --help"
-            mapfile -t found < <(compgen -W "start stop restart status logs" -- "$current")
+            mapfile -t found < <(compgen -W "start stop restart status logs reload install uninstall" -- "$current")
             ;;
         "daemon start")
             options="-h --help"
@@ -95,6 +95,18 @@ _rrd() {
             ;;
         "daemon logs")
             options="-f --follow -n --lines -h --help"
+            kinds=""
+            ;;
+        "daemon reload")
+            options="-h --help"
+            kinds=""
+            ;;
+        "daemon install")
+            options="--print -h --help"
+            kinds=""
+            ;;
+        "daemon uninstall")
+            options="--force -h --help"
             kinds=""
             ;;
         "config")

@@ -73,14 +73,15 @@ def installed() -> bool:
     return all((directory() / name).is_file() for name in (SERVICE, SOCKET))
 
 
-def listening() -> bool:
-    """systemd holds the control socket: it starts the daemon when somebody connects."""
-    return _is_active(SOCKET)
+def listening(path: Path) -> bool:
+    """systemd holds this control socket: it starts the daemon when somebody connects."""
+    found = _properties(SOCKET, "ActiveState", "Listen")
+    return found.get("ActiveState") == "active" and found.get("Listen", "").startswith(f"{path} ")
 
 
 def running() -> bool:
-    """The daemon runs as a service."""
-    return _is_active(SERVICE)
+    """The daemon runs as a service, or is about to."""
+    return _properties(SERVICE, "ActiveState").get("ActiveState") not in (None, "inactive", "failed")
 
 
 def install(words: Sequence[str]) -> list[Path]:
@@ -126,15 +127,16 @@ def uninstall() -> list[Path]:
     return found
 
 
-def _is_active(unit: str) -> bool:
+def _properties(unit: str, *names: str) -> dict[str, str]:
+    """What systemd says of a unit; nothing where there is no user manager."""
     if not shutil.which("systemctl"):
-        return False
+        return {}
     try:
-        asked = subprocess.run(["systemctl", "--user", "is-active", "--quiet", unit], check=False, timeout=DEADLINE_S,
-                               capture_output=True, stdin=subprocess.DEVNULL)
+        asked = subprocess.run(["systemctl", "--user", "show", f"--property={','.join(names)}", unit], check=False,
+                               timeout=DEADLINE_S, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return asked.returncode == 0
+        return {}
+    return dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
 
 
 def _manager() -> None:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon import paths
-from rrd_cli import render, start
+from rrd_cli import render, service, start
 from rrd_cli.client import Client, LostError
 from rrd_cli.errors import CliError, NoDaemonError
-from rrd_cli.tree import examples
+from rrd_cli.tree import Group, Verb, examples
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -30,6 +30,7 @@ LOG_BLOCK = 1 << 16
 
 app = typer.Typer(
     name="daemon",
+    cls=Group,
     help="Start, stop and look after the daemon. It starts by itself whenever a verb or a program needs it.",
     no_args_is_help=False,
     add_completion=False,
@@ -39,28 +40,31 @@ app = typer.Typer(
 )
 
 
-@app.command("start", epilog=examples("rrd daemon start"))
+@app.command("start", cls=Verb, epilog=examples("rrd daemon start"))
 def start_() -> None:
     """Start the daemon, if it is not running."""
-    running = _running()
+    running = is_running()
     with Client() as client:
         client.connect()
         said = "is already running" if running else "started"
         render.print_lines([f"the daemon {said}: rrd {client.daemon_version}, pid {client.daemon_pid}"])
 
 
-@app.command(epilog=examples("rrd daemon stop\nrrd daemon stop --force     even if programs are logging"))
+@app.command(cls=Verb, epilog=examples("rrd daemon stop\nrrd daemon stop --force     even if programs are logging"))
 def stop(
     force: Annotated[
         bool, typer.Option("--force", help="Even if programs are logging: what they log from then on waits or is lost.")
     ] = False,
 ) -> None:
     """Stop the daemon, after all files are complete. Refused while programs are logging, unless --force."""
+    if service.sleeping():
+        render.print_lines(["no daemon is running; systemd starts it when it is needed"])
+        return
     with Client(may_start=False) as client:
         try:
             client.connect()
         except NoDaemonError:
-            if _running():
+            if is_running():
                 raise
             render.print_lines(["no daemon is running"])
             return
@@ -69,12 +73,14 @@ def stop(
             client.call("stop", {"force": force})
     _wait_gone(pid)
     render.print_lines([f"the daemon stopped (pid {pid})"])
+    if service.listening():
+        render.note("systemd starts it again when it is needed; `systemctl --user stop rrd.socket` prevents that")
 
 
-@app.command(epilog=examples("rrd daemon restart"))
+@app.command(cls=Verb, epilog=examples("rrd daemon restart"))
 def restart() -> None:
     """Restart the daemon, for instance after an upgrade. Programs go on logging, nothing is lost."""
-    if not _running():
+    if not is_running():
         start_()
         return
     with Client() as client:
@@ -102,20 +108,24 @@ def restart() -> None:
         render.print_lines([f"the daemon restarted: rrd {client.daemon_version}, pid {client.daemon_pid}"])
 
 
-@app.command(epilog=examples("rrd daemon status && echo running"))
+@app.command(cls=Verb, epilog=examples("rrd daemon status && echo running"))
 def status() -> None:
     """Tell whether the daemon is running, without starting it. Exit code 3: it is not."""
+    if service.sleeping():
+        raise NoDaemonError("no daemon is running", "systemd starts it when it is needed: rrd daemon start")
     with Client(may_start=False) as client:
         client.connect()
         render.print_lines([f"running: rrd {client.daemon_version}, pid {client.daemon_pid}"])
 
 
-@app.command(epilog=examples("rrd daemon logs\nrrd daemon logs -f\nrrd daemon logs -n 200"))
+@app.command(cls=Verb, epilog=examples("rrd daemon logs\nrrd daemon logs -f\nrrd daemon logs -n 200"))
 def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     count: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 50,
 ) -> None:
-    """Show what the daemon wrote to its log."""
+    """Show what the daemon wrote to its log, or, as a service, to the journal."""
+    if service.listening():
+        raise typer.Exit(service.show_journal(count, follow=follow))
     path = paths.daemon_log_path()
     try:
         log = open(path, "rb")  # noqa: SIM115 - closed below, after an error that names it
@@ -133,6 +143,18 @@ def logs(
             if log.tell() > os.fstat(log.fileno()).st_size:
                 log.seek(0)  # somebody emptied it
             time.sleep(LOG_POLL)
+
+
+@app.command(epilog=examples("rrd daemon reload"))
+def reload() -> None:
+    """Have the daemon read its settings again, without dropping a stream. Bad ones are refused, the old ones stay."""
+    from rrd_cli.commands.config import reload_lines
+
+    render.print_lines(reload_lines())
+
+
+app.command(epilog=examples("rrd daemon install\nrrd daemon install --print"))(service.install)
+app.command(epilog=examples("rrd daemon uninstall"))(service.uninstall)
 
 
 def last_lines(log: BinaryIO, count: int) -> bytes:
@@ -158,8 +180,10 @@ def _write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _running() -> bool:
-    """Somebody listens on the socket."""
+def is_running() -> bool:
+    """A daemon, or its keeper, is there. Where systemd listens, it is asked: connecting would start one."""
+    if service.listening():
+        return service.running()
     try:
         start.connect().close()
     except (FileNotFoundError, ConnectionRefusedError):
@@ -169,7 +193,7 @@ def _running() -> bool:
 
 def _wait_gone(pid: int) -> None:
     begin, told = time.monotonic(), False
-    while _running():
+    while is_running():
         waited = time.monotonic() - begin
         if waited > RESTART_PATIENCE and not told:
             told = True
@@ -182,4 +206,5 @@ def _wait_gone(pid: int) -> None:
 
 def commands() -> dict[str, Any]:
     """The verbs of the group, for completions."""
-    return {"start": start_, "stop": stop, "restart": restart, "status": status, "logs": logs}
+    return {"start": start_, "stop": stop, "restart": restart, "status": status, "logs": logs, "reload": reload,
+            "install": service.install, "uninstall": service.uninstall}

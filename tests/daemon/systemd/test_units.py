@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -75,6 +76,9 @@ where = pathlib.Path({str(tmp_path)!r})
 words = sys.argv[2:]
 with open(where / "said", "a") as file:
     print(*words, file=file)
+answer = where / "answer"
+if words[0] == "show" and answer.exists():
+    print(answer.read_text())
 refuse = where / "refuse"
 if refuse.exists() and words[0] == refuse.read_text():
     sys.exit("Failed to connect to bus\\nmore")
@@ -119,5 +123,19 @@ def test_without_systemd(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(units.ServiceError, match="no systemd"):
         units.install(units.command())
-    assert not units.listening()
+    assert not units.listening(tmp_path)
     assert not units.running()
+
+
+@pytest.mark.parametrize(("answer", "listening", "running"), [
+    ("ActiveState=active\nListen=/run/x/control.sock (Stream)", True, True),
+    ("ActiveState=active\nListen=/run/y/control.sock (Stream)", False, True),
+    ("ActiveState=inactive\nListen=/run/x/control.sock (Stream)", False, False),
+    ("ActiveState=failed", False, False),
+    ("ActiveState=activating", False, True),
+    ("", False, False),
+])
+def test_what_systemd_says(systemctl, answer, listening, running):
+    (systemctl / "answer").write_text(answer)
+    assert units.listening(Path("/run/x/control.sock")) is listening
+    assert units.running() is running
