@@ -31,7 +31,7 @@ import trio
 
 from daemon import __version__, descriptors, paths, settings
 from daemon.control.server import Client, Server
-from daemon.hub import Hub, Stream
+from daemon.hub import UNKNOWN, Hub, Stream
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
@@ -98,7 +98,6 @@ class Daemon:
             The exit status.
         """
         by_name = dict(inherited)
-        self.hub.load()
         async with trio.open_nursery() as self.nursery:
             await self.nursery.start(self.hub.finish_streams)
             self.nursery.start_soon(self._signals)
@@ -115,14 +114,20 @@ class Daemon:
             await self._start_services()
             await self.nursery.start(self.server.run)
             self.make_room()
-            self.notifier.tell("READY=1", f"STATUS=rrd {__version__}")
+            self._tell("READY=1", f"STATUS=rrd {__version__}")
             log.info("rrd %s is ready: %d recordings", __version__, len(recordings_of(self.hub.streams.values())))
             await self._stop.wait()
             if self._status == 0:
-                self.notifier.tell("STOPPING=1")
+                self._tell("STOPPING=1")
                 await self._last_words()
             self.nursery.cancel_scope.cancel()
         return self._status
+
+    def _tell(self, *lines: str) -> None:
+        try:
+            self.notifier.tell(*lines)
+        except OSError as error:
+            log.debug("keeper: %s", error)  # it is gone: `_watch_keeper` sees to that
 
     async def _start_services(self) -> None:
         """Start what else listens or watches."""
@@ -196,31 +201,41 @@ class Daemon:
         self._kept |= set(fds)
         async with trio.open_nursery() as nursery:
             for stream in self.hub.unfinished():
-                fd = fds.pop(stream.id, -1)
-                if fd >= 0 and not stream.ended_at:
-                    nursery.start_soon(self._go_on, stream, fd)
-                elif not stream.ended_at and self._process_lives(stream):
-                    self._await_return(stream)
-                else:
-                    self.hub.end_stream(stream, stream.meta.reason or "ended while there was no daemon")
+                nursery.start_soon(self._go_on, stream, fds.pop(stream.id, -1))
         for name, fd in fds.items():
             os.close(fd)
             self._give_back(name)
 
     async def _go_on(self, stream: Stream, fd: int) -> None:
+        """Go on with one: all are read before the first sink runs, which could not know else what is in them.
+
+        Args:
+            fd: Its pipe; -1 if nobody kept it.
+        """
+        reason = stream.meta.reason or "ended while there was no daemon"
+        if fd >= 0 and stream.kind == UNKNOWN:
+            stream.meta.ended_at = None  # its description is lost, its pipe is not
         try:
             await self.hub.take_up(stream)
         except OSError as error:
             log.error("cannot go on with stream %s: %s", stream.id, error)
+            reason = f"cannot go on: {error}"
+        else:
+            if fd >= 0 and not stream.ended_at:
+                self._start_pump(stream, fd)
+                return
+            if not stream.ended_at and self._process_lives(stream) and self._await_return(stream):
+                return
+        if fd >= 0:
             os.close(fd)
-            return
-        self._start_pump(stream, fd)
+        self.hub.end_stream(stream, reason)
 
-    def _await_return(self, stream: Stream) -> None:
-        """Its program lives, but nobody kept the pipe: the shim will bring it again."""
+    def _await_return(self, stream: Stream) -> bool:
+        """Its program lives, but nobody kept the pipe: the shim will bring it again. False: it does not live."""
         pidfd = open_pidfd(stream.pid)
         if pidfd >= 0:
             self.nursery.start_soon(self._end_with_process, stream, pidfd)
+        return pidfd >= 0 or not hasattr(os, "pidfd_open")
 
     async def _end_with_process(self, stream: Stream, pidfd: int) -> None:
         try:
@@ -274,6 +289,8 @@ class Daemon:
             await self.hub.take_up(stream)
         except OSError as error:
             raise VerbError("failed", f"cannot go on with stream {name}: {error}") from error
+        if stream.ended:
+            raise VerbError("not-found", f"stream {name} has ended: {stream.meta.reason}", "open a new one")
         if name not in self.pumps:
             self._adopt(stream, fds.pop(), client)
         return stream
@@ -444,6 +461,7 @@ def main() -> int:
         logging.getLogger().setLevel(config.log_level.upper())
         lock = -1 if descriptors.ALIVE in dict(inherited) else service.be_the_only_one()
         daemon = Daemon(config, descriptors.Notifier(notify))
+        daemon.hub.load()
         daemon.watchdog_s = service.watchdog_period(environment)
     except settings.SettingsError as error:
         log.error("%s; %s", error, error.hint)

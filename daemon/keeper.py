@@ -7,8 +7,10 @@ Rules: it never reads a pipe and never accepts a connection; it does nothing at 
 it imports nothing that could fail or grow. What the child's exit means:
     0                 it was stopped: the keeper ends too
     EXIT_RESTART      it wants to be a newer version: the keeper executes itself anew, descriptors in hand
-    EXIT_CONFIG       it cannot run like this (the log says why): the keeper ends with the same status
+    EXIT_CONFIG       it cannot run like this (the log says why): the keeper ends with the same status, unless it holds
+                      pipes of programs; then it waits for somebody to mend it
     anything else     it died: started again, at once the first time, then ever more slowly
+Told to stop, it ends with the daemon, however that ends.
 Under systemd there is no keeper: systemd is one. A daemon that loses its keeper becomes one (execs this module).
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import socket
@@ -33,6 +36,7 @@ QUICK_DEATH_S = 1.0
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
 BACKLOG = 128
 """Clients that wait while the daemon is away."""
+MANY_FILES = 65536
 LOG_LIMIT = 8 << 20
 """The daemon's log is set aside as daemon.log.1 when it is larger than this at a start, bytes."""
 
@@ -45,6 +49,7 @@ class Keeper:
         self.held = dict(held)
         self._notify_path = self.runtime / "keeper.sock"
         self._quick_deaths = 0
+        self._stopping = False
         self._started = 0.0
         self._child = 0
         self._alive_write = -1
@@ -92,7 +97,8 @@ class Keeper:
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        poll = select.poll()
+        notified, poll = select.poll(), select.poll()  # select(2) cannot take descriptors above 1023
+        notified.register(self._notify, select.POLLIN)
         poll.register(self._notify, select.POLLIN)
         poll.register(wake_read, select.POLLIN)
         self._start()
@@ -104,12 +110,16 @@ class Keeper:
                 for received in os.read(wake_read, 64):
                     if received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) and self._child:
                         os.kill(self._child, received)
+                    # A child that has only just begun dies of it rather than ending in good order.
+                    self._stopping |= received in (signal.SIGTERM, signal.SIGINT)
             status = self._reap()
             if status is not None:
                 # What the child said before it died is still in the queue.
-                while select.select([self._notify], [], [], 0)[0]:
+                while notified.poll(0):
                     self._notified()
-                if status in (0, EXIT_CONFIG):
+                if status == 0 or self._stopping:
+                    return 0
+                if status == EXIT_CONFIG and not any(name.startswith(descriptors.STREAM_PREFIX) for name in self.held):
                     return status
                 if status == EXIT_RESTART:
                     self._become_new()
@@ -123,6 +133,8 @@ class Keeper:
         if child == 0:
             try:
                 self._become_daemon(alive_read)
+            except OSError as error:
+                print(f"rrd-daemon: cannot start the daemon: {error}", file=sys.stderr, flush=True)
             finally:
                 os._exit(EXIT_CONFIG)
         os.close(alive_read)
@@ -185,6 +197,14 @@ class Keeper:
                 path.unlink()
 
 
+def raise_limits() -> None:
+    """Let this process and its children have as many descriptors as they may: a stream takes four."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, MANY_FILES)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def set_log_aside(path: Path) -> None:
     """Begin a new log when the old one has become large, and have stdout and stderr go to it."""
     with contextlib.suppress(OSError):
@@ -213,6 +233,7 @@ def main() -> int:
         paths.make_private(log.parent)
         if not os.isatty(2):
             set_log_aside(log)
+        raise_limits()
         keeper.listen()
     except (paths.PathError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
