@@ -64,6 +64,14 @@ trio.run(main)
 """
 
 
+def binary() -> str:
+    """The `rerun` executable itself, not pip's launcher: a signal does not reach the launcher's child."""
+    spec = importlib.util.find_spec("rerun_cli")
+    assert spec is not None, "rerun-sdk is not installed"
+    assert spec.origin is not None
+    return os.path.join(os.path.dirname(spec.origin), "rerun")
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
@@ -97,10 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    spec = importlib.util.find_spec("rerun_cli")
-    assert spec is not None, "rerun-sdk is not installed"
-    assert spec.origin is not None
-    rerun = os.path.join(os.path.dirname(spec.origin), "rerun")  # not pip's launcher: a signal does not reach its child
+    rerun = binary()
     for name, program in (("images", IMAGES), ("points", POINTS), ("scalars", SCALARS)):
         ours, theirs = [], []
         for _ in range(arguments.rounds):

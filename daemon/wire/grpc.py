@@ -460,7 +460,7 @@ class Connection:
         self._client = client
         self._authority = authority
         self._scheme = "https" if secure else "http"
-        self._out = b""
+        self._out: list[Buffer] = []
         self._open: set[int] = set()
         self._answered: set[int] = set()
         self._bulk: set[int] = set()
@@ -542,14 +542,21 @@ class Connection:
 
     def data_to_send(self) -> bytes:
         """What is to be written to the socket now."""
-        data, self._out = self._out, b""
-        return data + bytes(self._h2.data_to_send()) if data else bytes(self._h2.data_to_send())
+        self._drain()
+        out, self._out = self._out, []
+        return b"".join(out) if len(out) != 1 else bytes(out[0])
 
     @property
     def unsent(self) -> int:
         """Bytes that `data_to_send` would return."""
-        self._out += self._h2.data_to_send()
-        return len(self._out)
+        self._drain()
+        return sum(len(part) for part in self._out)
+
+    def _drain(self) -> None:
+        """Take what h2 has to say, behind what was said before."""
+        data = self._h2.data_to_send()
+        if data:
+            self._out.append(data)
 
     def acknowledge(self, event: Data) -> None:
         """Give the other side back the room that this data took."""
@@ -562,7 +569,8 @@ class Connection:
             if credit >= RECEIVE_WINDOW // 4:
                 if window == 0 or window in self._open:
                     update = hyperframe.frame.WindowUpdateFrame(window, window_increment=credit)
-                    self._out += self._h2.data_to_send() + update.serialize()
+                    self._drain()
+                    self._out.append(update.serialize())
                 credit = 0
             self._credit[window] = credit
 
@@ -576,14 +584,27 @@ class Connection:
         return call in self._open
 
     def window(self, call: int) -> int:
-        """Bytes that may be sent in one piece now; 0 while flow control holds us back."""
-        if call not in self._open:
-            return 0
-        return max(0, min(self._h2.local_flow_control_window(call), self._h2.max_outbound_frame_size))
+        """Bytes that may be sent now; 0 while flow control holds us back."""
+        return max(0, self._h2.local_flow_control_window(call)) if call in self._open else 0
 
     def send_data(self, call: int, data: Buffer) -> None:
-        """Send at most `window(call)` bytes."""
-        self._h2.send_data(call, data)
+        """Send at most `window(call)` bytes.
+
+        h2 takes 40 us for a DATA frame, and servers allow 16 KiB a frame: so the frames are made here, and h2's two
+        windows, which are public, are told of them.
+        """
+        view, size = memoryview(data), len(data)
+        if size > self.window(call):
+            raise ValueError(f"{size} bytes, flow control allows {self.window(call)}")
+        self._drain()
+        most = self._h2.max_outbound_frame_size
+        out, tail = self._out, bytes(2) + call.to_bytes(4, "big")
+        for start in range(0, size, most):
+            part = view[start : start + most]
+            out.append(len(part).to_bytes(3, "big") + tail)
+            out.append(part)
+        self._h2.outbound_flow_control_window -= size
+        self._h2.streams[call].outbound_flow_control_window -= size
 
     # ---- client side
 
@@ -634,7 +655,7 @@ class Connection:
     def send_small(self, call: int, data: bytes) -> None:
         """Send a short answer at once. A client that leaves no room for a few bytes goes without it."""
         if len(data) <= self.window(call):
-            self._h2.send_data(call, data)
+            self.send_data(call, data)
 
     def finish(self, call: int, status: int, text: str = "") -> None:
         """End a call with a status. Does nothing when the client has already gone from it."""
