@@ -5,7 +5,8 @@
     no footer, a bare End, a wrong or foreign one   our footer, made from the frames
     frames after a footer, concatenated streams     all frames, one after the other
     a message that no reader could decode           left out
-    a chunk that was there before                   left out (`rerun rrd merge` does the same)
+    a chunk that was there before                   left out, as by `rerun rrd merge`; static chunks that later ones
+                                                    override stay, for they are no damage
 
 Rules: the input is only read. The output appears under its name when it is complete, and replaces nothing unless told
 to. Frames are copied as they are, with one exception: chunks of SDK 0.23 get the chunk id that a footer needs. Memory
