@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -279,6 +279,7 @@ class Hub:
         version: Grows with every change; `wait_change` waits for the next.
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         readers: Ended logs that are open.
+        finish: Gives a file its footer: `finish_file`, or one of a test's own.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
         make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
     """
@@ -288,6 +289,7 @@ class Hub:
     version: int = 0
     shape: int = 0
     readers: Readers = field(default_factory=Readers)
+    finish: Callable[[Path], Awaitable[dict[str, Any]]] = field(default_factory=lambda: finish_file)
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -629,7 +631,7 @@ class Hub:
             stream.size = stream.log.size = 0
         untouched = scanner.sealed and scanner.position == stream.size and not self._distrusted(stream)
         if not untouched and stream.size:
-            result = await finish_file(stream.path)
+            result = await self.finish(stream.path)
             stream.dropped_bytes += int(result.get("dropped_bytes", 0))
             if result.get("problem"):
                 log.warning("stream %s has no footer: %s", stream.id, result["problem"])

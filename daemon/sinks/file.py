@@ -28,7 +28,7 @@ from typing import Any
 import trio
 
 from daemon.feed import Batch, CursorState
-from daemon.hub import Hub, Stream, finish_file, fsync_path
+from daemon.hub import Hub, Stream, fsync_path
 from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
 from daemon.spool.log import Descriptor
@@ -357,7 +357,7 @@ class FileSink(Sink):
         """
         if path.stat().st_size == 0:
             return
-        result = await finish_file(path)
+        result = await self.hub.finish(path)
         if result.get("problem"):
             self.last_error = f"no footer: {result['problem']}"
         await self._thread(partial(fsync_path, path))

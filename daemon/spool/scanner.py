@@ -132,11 +132,12 @@ class Scanner:
         """Pass a stream header or a tail at `position`. False: neither is there (yet)."""
         here = os.pread(self._fd, TAIL_SIZE, self.position)[: max(0, size - self.position)]
         if self._footer is not None:
-            if len(here) < TAIL_SIZE and MAGIC not in here[:4]:
-                # Fewer bytes than a tail has: wait for them, unless a new stream's header is on its way.
+            start, length = self._footer
+            if len(here) < TAIL_SIZE and (here[:4] != MAGIC or here[:8] == start.to_bytes(8, "little")):
+                # Fewer bytes than a tail has: wait for them, unless a new stream's header is on its way. (A footer
+                # that starts at byte 0x32465252 has a tail that begins like a header.)
                 return False
             tail = parse_tail(here)
-            start, length = self._footer
             self._footer = None
             if tail is not None:
                 self.sealed = (tail.start, tail.length) == (start, length) and self.headers <= 1
