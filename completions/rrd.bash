@@ -23,7 +23,7 @@ _rrd() {
     case "$verb" in
         "")
             options="-V --version -h --help"
-            mapfile -t found < <(compgen -W "save spawn connect serve detach ls status viewers tail recover forget gc daemon config" -- "$current")
+            mapfile -t found < <(compgen -W "save spawn connect serve detach ls status viewers tail info recover forget gc daemon config" -- "$current")
             ;;
         "save")
             options="-f --force --copy -w --wait --json -h --help"
@@ -59,6 +59,10 @@ _rrd() {
             ;;
         "tail")
             options="-f --follow -n --lines -h --help"
+            case $at in *) kinds="sources files" ;; esac
+            ;;
+        "info")
+            options="--check -a --all --json -h --help"
             case $at in *) kinds="sources files" ;; esac
             ;;
         "recover")

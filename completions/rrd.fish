@@ -30,6 +30,7 @@ complete -c rrd -n '__rrd_at' -a ls -d 'List recordings: those being logged, and
 complete -c rrd -n '__rrd_at' -a status -d 'Show the daemon, what it takes in, and each output with its lag'
 complete -c rrd -n '__rrd_at' -a viewers -d 'List the viewers and Rerun servers that run here, whose they are, and which are fed by the daemon'
 complete -c rrd -n '__rrd_at' -a tail -d 'Write whole messages to standard output: a valid .rrd stream at any moment'
+complete -c rrd -n '__rrd_at' -a info -d 'Show what is in files and recordings: versions, entities, timelines, sizes, the footer, damage'
 complete -c rrd -n '__rrd_at' -a recover -d 'Make complete files of damaged ones: every whole message, then a new footer'
 complete -c rrd -n '__rrd_at' -a forget -d 'Drop ended recordings from the spool'
 complete -c rrd -n '__rrd_at' -a gc -d 'Apply retention now: drop the oldest ended recordings until the spool is within its limits'
@@ -92,6 +93,12 @@ complete -c rrd -n '__rrd_at --more tail' -s n -l lines -x -d 'Only the last N m
 complete -c rrd -n '__rrd_at --more tail' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more tail' -a '(rrd _complete sources 2>/dev/null)'
 complete -c rrd -n '__rrd_at --more tail' -F
+complete -c rrd -n '__rrd_at --more info' -l check -d 'Decode every chunk; takes about twice as long'
+complete -c rrd -n '__rrd_at --more info' -s a -l all -d 'All entities, all damage'
+complete -c rrd -n '__rrd_at --more info' -l json -d 'Print a list of objects, one a file; times are nanoseconds'
+complete -c rrd -n '__rrd_at --more info' -s h -l help -d 'Show this message and exit'
+complete -c rrd -n '__rrd_at --more info' -a '(rrd _complete sources 2>/dev/null)'
+complete -c rrd -n '__rrd_at --more info' -F
 complete -c rrd -n '__rrd_at --more recover' -s o -l output -x -a '(__fish_complete_path)' -d 'Where to: a file, or a directory for several'
 complete -c rrd -n '__rrd_at --more recover' -s f -l force -d 'Replace files that exist'
 complete -c rrd -n '__rrd_at --more recover' -l json -d 'Print a list of objects, one a file'

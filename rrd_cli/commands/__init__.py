@@ -23,6 +23,7 @@ VERBS: Final[dict[str, str]] = {
     "status": "Looking",
     "viewers": "Looking",
     "tail": "Files and recordings",
+    "info": "Files and recordings",
     "recover": "Files and recordings",
     "forget": "Files and recordings",
     "gc": "Files and recordings",
