@@ -133,7 +133,7 @@ class Scanner:
         here = os.pread(self._fd, TAIL_SIZE, self.position)[: max(0, size - self.position)]
         if self._footer is not None:
             start, length = self._footer
-            if len(here) < TAIL_SIZE and (here[:4] != MAGIC or here[:8] == start.to_bytes(8, "little")):
+            if len(here) < TAIL_SIZE and (here[:4] != MAGIC or start.to_bytes(8, "little").startswith(here[:8])):
                 # Fewer bytes than a tail has: wait for them, unless a new stream's header is on its way. (A footer
                 # that starts at byte 0x32465252 has a tail that begins like a header.)
                 return False
