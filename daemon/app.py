@@ -35,6 +35,7 @@ from daemon.hub import UNKNOWN, Hub, Stream
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
+from daemon.runs import Runs
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
 from daemon.sinks.runner import Sink, SinkSet
@@ -72,6 +73,8 @@ class Daemon:
         self.hub = Hub(paths.make_private(paths.state_dir() / "spool"))
         self.hub.on_end = self._stream_ended
         self.hub.make_room = self.make_room
+        self.runs = Runs(self)
+        self.hub.on_open = self.runs.opened
         self.pumps: dict[str, Pump] = {}
         self.watchdog_s: float | None = None
         self.started = time.monotonic()

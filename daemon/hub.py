@@ -280,6 +280,7 @@ class Hub:
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         readers: Ended logs that are open.
         finish: Gives a file its footer: `finish_file`, or one of a test's own.
+        on_open: Called with a stream when it begins, while its program still waits for us.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
         make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
     """
@@ -290,6 +291,7 @@ class Hub:
     shape: int = 0
     readers: Readers = field(default_factory=Readers)
     finish: Callable[[Path], Awaitable[dict[str, Any]]] = field(default_factory=lambda: finish_file)
+    on_open: Callable[[Stream], None] | None = None
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
@@ -390,6 +392,8 @@ class Hub:
         stream.scanner = Scanner(stream.log.fd)
         stream.generation = generation_of(os.fstat(stream.log.fd))
         self.streams[meta.id] = stream
+        if self.on_open is not None:
+            self.on_open(stream)
         self.reshaped()
         log.info("stream %s: %s opened by %s (pid %s)", meta.id, kind, program or "?", pid)
         return stream

@@ -31,7 +31,7 @@ log = logging.getLogger("rrd.control")
 
 VERBS = (
     "open", "close", "sync", "save", "attach", "detach", "ls", "status", "stop", "restart", "reload", "settings",
-    "tail", "forget", "gc", "spawn", "connect", "viewers", "serve",
+    "tail", "run", "run_end", "forget", "gc", "spawn", "connect", "viewers", "serve",
 )
 """Every verb; each is a module `daemon.control.verbs.<verb>` with `async def run(call) -> Message`."""
 RECEIVE = 64 << 10

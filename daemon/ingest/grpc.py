@@ -87,6 +87,7 @@ class GrpcServer:
     Attributes:
         port: The port that is listened on, once it is.
         error: Why it is not, or empty.
+        connections: How many there are.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class GrpcServer:
         self.host = host
         self.port = port
         self.listening = False
+        self.connections = 0
         self.error = ""
         self._on_contact = on_contact
 
@@ -143,10 +145,14 @@ class GrpcServer:
         self.error = text
 
     async def _connection(self, stream: trio.SocketStream) -> None:
+        self.connections += 1
         try:
             await _Peer(self, stream).run()
         except ChannelBroken as broken:
             log.info("connection ended: %s", broken)
+        finally:
+            self.connections -= 1
+            self.hub.reshaped()
 
     async def contact(self) -> None:
         """Somebody has connected."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Final
 
 VERBS: Final[dict[str, str]] = {
+    "run": "Outputs",
     "save": "Outputs",
     "spawn": "Outputs",
     "connect": "Outputs",

@@ -1,0 +1,206 @@
+"""`run`: outputs for whatever a program of `rrd run` logs, for as long as it runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import trio
+
+from daemon.control.server import Call, find_handler
+from daemon.hub import RecordingKey, Stream
+from daemon.runs import PORT, Run, file_sink_of, start_file
+from daemon.sinks.file import FileSink, refuse_target
+from daemon.sinks.runner import ACTIVE, describe
+from daemon.wire.control import Message, VerbError
+
+DRAIN_S = 10.0
+"""How long a stream that brings nothing more may stay open after its program's end: it is somebody else's then."""
+
+
+async def run(call: Call) -> Message:
+    """Give outputs to the streams of a run, until `run_end` was said and all is delivered.
+
+    Args of the verb: token (the value of RRD_RUN in the program's environment); port (answer Rerun's own); save (an
+    absolute path; a second recording gets `-2` before its suffix, and so on), force; files ({recording: path}, when it
+    is said again to another daemon); spawn, serve (true); connect (a URL).
+
+    Progress: first {ready, port, error}; then {file, recording}, {viewer}, {url}, {problem}, each when it is so.
+
+    Returns:
+        recordings: application_id, recording_id, messages, bytes, live (it goes on), files; problems.
+
+    Raises:
+        VerbError: the file is there already, or cannot be; the token is none.
+    """
+    token = call.text("token")
+    if not token.isalnum():
+        raise VerbError("usage", f"run: token must be letters and digits, found {token!r:.60}")
+    outputs = _Outputs(call)
+    outputs.check()
+    runs = call.daemon.runs
+    problem = await runs.hold_port() if call.flag("port") else ""
+    current = runs.begin(token, call.client.pid)
+    try:
+        await call.progress({"ready": True, "port": PORT if call.flag("port") and not problem else 0, "error": problem})
+        async with trio.open_nursery() as nursery:
+            await _follow(call, current, outputs, nursery)
+            nursery.cancel_scope.cancel()
+    finally:
+        runs.forget(current)
+        if call.flag("port"):
+            runs.release_port()
+    return {"recordings": [_described(key, streams, outputs) for key, streams in current.recordings.items()],
+            "problems": outputs.problems}
+
+
+async def _follow(call: Call, current: Run, outputs: _Outputs, nursery: trio.Nursery) -> None:
+    hub = call.daemon.hub
+    seen = 0
+    while True:
+        shape = hub.shape
+        for stream in current.streams[seen:]:
+            nursery.start_soon(outputs.show, stream)
+        seen = len(current.streams)
+        await outputs.save(current)
+        if current.ended.is_set():
+            break
+        await hub.wait_reshaped(shape)
+    await _drain(call, current)
+    await outputs.save(current)
+    with trio.move_on_after(DRAIN_S):
+        for sink in outputs.sinks.values():
+            if all(stream.complete for stream in sink.feed.streams()):
+                await sink.done.wait()
+    with trio.move_on_after(DRAIN_S):
+        while outputs.busy:
+            await hub.wait_change(hub.version)
+
+
+async def _drain(call: Call, current: Run) -> None:
+    """Wait until its streams are complete, or bring nothing more."""
+    hub = call.daemon.hub
+    while not all(stream.complete for stream in current.streams):
+        size = sum(stream.size for stream in current.streams)
+        with trio.move_on_after(DRAIN_S) as scope:
+            await hub.wait_change(hub.version)
+        if scope.cancelled_caught and size == sum(stream.size for stream in current.streams):
+            return
+
+
+class _Outputs:
+    """What was asked for, and what has come of it."""
+
+    def __init__(self, call: Call) -> None:
+        self.call = call
+        save = call.text("save", "")
+        self.path = Path(os.path.normpath(save)) if save else None
+        self.force = call.flag("force")
+        self.sinks: dict[RecordingKey, FileSink] = {}
+        self.files: dict[RecordingKey, str] = {}
+        self.problems: list[str] = []
+        self.busy = 0
+        self._streams: dict[RecordingKey, int] = {}
+        self._shown = False
+        told = call.args.get("files")
+        for name, path in told.items() if isinstance(told, dict) else ():
+            application, _, recording = str(name).partition("/")
+            self.files[RecordingKey(application, recording)] = str(path)
+
+    def check(self) -> None:
+        """See that the file can be.
+
+        Raises:
+            VerbError: it cannot.
+        """
+        path = self.path
+        if path is None:
+            return
+        problem = refuse_target(path) or ("" if path.is_absolute() else f"is not absolute: {path}")
+        if problem:
+            raise VerbError("refused", f"output {problem}")
+        if not path.parent.is_dir():
+            raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}")
+        if path.exists() and not self.force and os.fspath(path) not in self.files.values():
+            raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name")
+
+    async def save(self, current: Run) -> None:
+        """Have a file for each recording; again when another stream of it comes after its file was complete."""
+        if self.path is None:
+            return
+        for key, streams in current.recordings.items():
+            sink = self.sinks.get(key)
+            known = self._streams.get(key, 0)
+            if known == len(streams) or (sink is not None and sink.state in ACTIVE):
+                self._streams[key] = len(streams)
+                continue
+            self._streams[key] = len(streams)
+            await self._save_one(key)
+
+    async def _save_one(self, key: RecordingKey) -> None:
+        assert self.path is not None
+        own = self.files.get(key)
+        path = Path(own) if own else self._free()
+        try:
+            sink = file_sink_of(self.call.daemon, path) or start_file(
+                self.call.daemon, key, path, force=self.force or own is not None)
+        except OSError as error:
+            await self._problem(f"cannot save to {path}: {describe(error)}")
+            return
+        self.sinks[key], self.files[key] = sink, os.fspath(path)
+        await self.call.progress({"file": os.fspath(path), "recording": f"{key.application_id}/{key.recording_id}"})
+
+    def _free(self) -> Path:
+        """The asked-for path, or with a number when another recording of the run has it."""
+        assert self.path is not None
+        path, number = self.path, 1
+        while os.fspath(path) in self.files.values() or (number > 1 and path.exists() and not self.force):
+            number += 1
+            path = self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
+        return path
+
+    async def show(self, stream: Stream) -> None:
+        """Have viewers show a stream."""
+        first, self._shown = not self._shown, True
+        wishes: list[tuple[str, Message]] = []
+        if self.call.flag("spawn"):
+            wishes.append(("spawn", {"headless": self.call.flag("headless")}))
+        if url := self.call.text("connect", ""):
+            wishes.append(("connect", {"url": url}))
+        if self.call.flag("serve"):
+            wishes.append(("serve", {"open": first and not self.call.flag("no_open")}))
+        for verb, args in wishes:
+            self.busy += 1
+            try:
+                answer = await find_handler(verb)(
+                    replace(self.call, verb=verb, args={**args, "stream": stream.id}, fds=[]))
+            except VerbError as error:
+                await self._problem(f"{verb}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            else:
+                if verb == "serve":
+                    await self.call.progress({"url": answer.get("url", "")})
+                elif answer.get("viewer"):
+                    await self.call.progress({"viewer": answer["viewer"], "warning": answer.get("warning", "")})
+            finally:
+                self.busy -= 1
+                self.call.daemon.hub.changed()
+
+    async def _problem(self, text: str) -> None:
+        if text not in self.problems:
+            self.problems.append(text)
+            await self.call.progress({"problem": text})
+
+
+def _described(key: RecordingKey, streams: list[Stream], outputs: _Outputs) -> Message:
+    sink = outputs.sinks.get(key)
+    if sink is not None and sink.last_error:
+        outputs.problems.append(f"{sink.target}: {sink.last_error}")
+    return {
+        "application_id": key.application_id,
+        "recording_id": key.recording_id,
+        "messages": sum(stream.recordings[key].messages for stream in streams),
+        "bytes": sum(stream.recordings[key].bytes for stream in streams),
+        "live": not all(stream.complete for stream in streams),
+        "file": outputs.files.get(key, ""),
+    }

@@ -1,0 +1,194 @@
+"""`rrd run`: whose streams are a run's, and what is done with them.
+
+    rrd run ── `run` ──> a Run; port 9876 is answered      program ── gRPC, shim, stdin ──> streams, matched to the Run
+                         its outputs join each stream       `run_end` ──> waits until all of it is delivered
+
+Rules: a stream is a run's when its process has the run's token in its environment (children inherit it, whatever
+becomes of their parents), or descends from `rrd run`: so runs at the same time do not mix, nor do others' programs on
+the same port. Whoever asked may die or come back: outputs are sinks like any other, and go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+
+from daemon.hub import RecordingKey, Stream
+from daemon.ingest.grpc import GrpcServer
+from daemon.selection import Selection
+from daemon.sinks.file import FileSink
+from daemon.sinks.runner import ACTIVE
+
+if TYPE_CHECKING:
+    from daemon.app import Daemon
+
+log = logging.getLogger("rrd.runs")
+
+PORT = 9876
+"""Rerun's own: where rr.spawn and rr.connect_grpc go when nobody tells them otherwise."""
+VARIABLE = "RRD_RUN"
+DEPTH = 64
+"""Ancestors that are looked at."""
+
+
+class Run:
+    """One run.
+
+    Attributes:
+        streams: Its streams in the order they came.
+        ended: Its program has ended.
+    """
+
+    def __init__(self, token: str, pid: int) -> None:
+        self.token = token
+        self.pid = pid
+        self.streams: list[Stream] = []
+        self.ended = trio.Event()
+
+    @property
+    def recordings(self) -> dict[RecordingKey, list[Stream]]:
+        """Its recordings with the streams that carry them."""
+        found: dict[RecordingKey, list[Stream]] = {}
+        for stream in self.streams:
+            for key in stream.recordings:
+                found.setdefault(key, []).append(stream)
+        return found
+
+
+class Runs:
+    """All runs, and the port that they share."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._runs: dict[str, Run] = {}
+        self._over: set[str] = set()
+        self._server: GrpcServer | None = None
+        self._holders = 0
+        self._scope = trio.CancelScope()
+
+    def begin(self, token: str, pid: int) -> Run:
+        """A run begins, or is said again by a client that had lost its daemon."""
+        run = Run(token, pid)
+        self._runs[token] = run
+        if token in self._over:
+            run.ended.set()
+        for stream in self._daemon.hub.streams.values():
+            if not stream.ended and belongs(stream, run):
+                run.streams.append(stream)
+        return run
+
+    def forget(self, run: Run) -> None:
+        """Nobody asks for it any more."""
+        if self._runs.get(run.token) is run:
+            del self._runs[run.token]
+
+    def end(self, token: str) -> None:
+        """The program of a run has ended."""
+        self._over.add(token)
+        if token in self._runs:
+            self._runs[token].ended.set()
+            self._daemon.hub.reshaped()
+
+    def opened(self, stream: Stream) -> None:
+        """A stream begins: see whose it is, while its process surely lives."""
+        for run in self._runs.values():
+            if belongs(stream, run):
+                run.streams.append(stream)
+                return
+
+    # -- the port ----------------------------------------------------------------------------------------------------
+
+    async def hold_port(self) -> str:
+        """Answer Rerun's own port for one more run. Give it back with `release_port`.
+
+        Returns:
+            Why it cannot be answered, or nothing.
+        """
+        self._holders += 1
+        own = self._daemon.grpc
+        if own is not None and own.port == PORT:
+            return own.error
+        if self._server is None:
+            self._server, self._scope = GrpcServer(self._daemon.hub, PORT), trio.CancelScope()
+            await self._daemon.nursery.start(self._serve, self._server, self._scope)
+        return self._server.error
+
+    async def _serve(self, server: GrpcServer, scope: trio.CancelScope, *,
+                     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        with scope:
+            await server.serve(task_status=task_status)
+
+    def release_port(self) -> None:
+        """One run less. The port is given up when no run wants it and nobody is connected."""
+        self._holders -= 1
+        if self._holders == 0 and self._server is not None:
+            self._daemon.nursery.start_soon(self._close_when_idle, self._server, self._scope)
+
+    async def _close_when_idle(self, server: GrpcServer, scope: trio.CancelScope) -> None:
+        hub = self._daemon.hub
+        while self._holders == 0 and server.connections:
+            await hub.wait_reshaped(hub.shape)
+        if self._holders == 0 and self._server is server:
+            self._server = None
+            scope.cancel()
+
+
+def belongs(stream: Stream, run: Run) -> bool:
+    """Whether a stream's process is one of a run's."""
+    pid = stream.pid
+    if not pid:
+        return False
+    if pid == run.pid or f"{VARIABLE}={run.token}".encode() in _environment(pid):
+        return True
+    for _ in range(DEPTH):
+        pid = _parent(pid)
+        if pid <= 1:
+            return False
+        if pid == run.pid:
+            return True
+    return False
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rsplit(b")", 1)[1].split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def start_file(daemon: Daemon, key: RecordingKey, path: Path, *, force: bool) -> FileSink:
+    """Write one recording to a file.
+
+    Raises:
+        OSError: the file is there (FileExistsError), or cannot be made.
+    """
+    sink = FileSink(daemon.hub, Selection(f"{key.application_id or '?'}/{key.recording_id}", frozenset([key])), path)
+    sink.claim(force=force)
+    try:
+        daemon.sinks.add(sink)
+    except OSError:
+        sink.abandon()
+        raise
+    return sink
+
+
+def file_sink_of(daemon: Daemon, path: Path) -> FileSink | None:
+    """The active sink that writes a path."""
+    real = os.path.realpath(path)
+    for sink in daemon.sinks.sinks.values():
+        if isinstance(sink, FileSink) and sink.state in ACTIVE and os.path.realpath(sink.path) == real:
+            return sink
+    return None

@@ -1,0 +1,231 @@
+"""`rrd run`: run an unchanged program, and give what it logs these outputs.
+
+    this process ── `run` (a thread) ──> daemon: outputs for the streams whose process has our token
+         └── posix_spawn CMD ── stdin, stdout, stderr, terminal, signals: all its own
+
+Rules: the program is the job: its exit code is ours, a signal to us goes to it, what the terminal sends it gets by
+itself. Standard output is the program's; all that we say goes to standard error. A daemon that dies meanwhile, or
+never was, does not touch the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import threading
+from typing import Annotated, Any, Final
+
+import typer
+
+from daemon.wire.control import VerbError
+from rrd_cli import render, sources
+from rrd_cli.client import Client
+from rrd_cli.commands.save import open_stdin
+from rrd_cli.errors import CliError, UsageError
+
+EXAMPLES = """
+rrd run -- python prog.py                            keep what it logs; save it later
+rrd run --save run.rrd -- python prog.py
+rrd run --spawn --save run.rrd -- ./robot --fast
+rrd run --save run.rrd -- python prog.py --stdout | wc -c
+"""
+
+VARIABLE: Final = "RRD_RUN"
+"""Tells the daemon whose a program is: children inherit it."""
+FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+SI_KERNEL: Final = 0x80
+"""A signal's code when the terminal sent it: the program, in the same process group, has got it itself."""
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+"""As shells have them."""
+READY_DEADLINE = 30.0
+END_DEADLINE = 120.0
+"""Seconds that the daemon may take to complete the files, once the program has ended."""
+
+
+def run(
+    command: Annotated[
+        list[str], typer.Argument(metavar="CMD...", help="The program and its arguments, after --.", show_default=False)
+    ],
+    save: Annotated[
+        str | None, typer.Option("--save", "-o", metavar="OUT", help="Write its recording to this file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace the file if it exists.")] = False,
+    spawn: Annotated[bool, typer.Option("--spawn", help="Show it in a viewer: one that runs, or a new one.")] = False,
+    headless: Annotated[bool, typer.Option("--headless", help="With --spawn: a viewer without a window.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Serve it to browsers, and open one.")] = False,
+    no_open: Annotated[bool, typer.Option("--no-open", help="With --serve: open no browser.")] = False,
+    connect: Annotated[
+        str | None, typer.Option("--connect", metavar="URL", help="Send it to a viewer or server at this URL.")
+    ] = None,
+    stdout: Annotated[
+        bool, typer.Option("--stdout", help="The program writes its stream to standard output: take it from there.")
+    ] = False,
+    no_port: Annotated[
+        bool, typer.Option("--no-port", help="Do not answer port 9876, where rr.spawn and rr.connect_grpc go.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing unless something is wrong.")] = False,
+) -> None:
+    """Run a program that uses Rerun, unchanged, with these outputs. It ends with the program's exit code.
+
+    What the program sends with rr.spawn, rr.connect_grpc or the rrd shim is found by itself; --stdout takes what it
+    writes to standard output. What it saves by itself with rr.save stays with it: pass --connect or --stdout to it.
+    """
+    if not command:
+        raise UsageError("no program was named", "rrd run --save run.rrd -- python prog.py")
+    token = secrets.token_hex(16)
+    args: dict[str, Any] = {
+        "token": token, "port": not no_port, "force": force, "spawn": spawn, "headless": headless, "serve": serve,
+        "no_open": no_open, "files": {}, **({"save": sources.target(save)} if save else {}),
+        **({"connect": connect} if connect else {}),
+    }  # fmt: skip
+    ours = _block_signals()
+    watcher = _Watcher(args, wants_port=not no_port and bool(save or spawn or serve or connect), quiet=quiet)
+    try:
+        watcher.start()
+        code = _run(command, token, ours, take_stdout=stdout)
+        watcher.finish()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ours)
+    raise typer.Exit(code)
+
+
+class _Watcher:
+    """The daemon's side of the run, in a thread of its own: the main one waits for signals."""
+
+    def __init__(self, args: dict[str, Any], *, wants_port: bool, quiet: bool) -> None:
+        self._args = args
+        self._wants_port = wants_port
+        self._quiet = quiet
+        self._ready = threading.Event()
+        self._port_problem = ""
+        self._failure: CliError | VerbError | None = None
+        self._answer: dict[str, Any] | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def start(self) -> None:
+        """Return when the daemon is ready for the program.
+
+        Raises:
+            VerbError, CliError: it refuses, or there is none.
+        """
+        self._thread.start()
+        if not self._ready.wait(READY_DEADLINE):
+            raise CliError(f"the daemon was not ready within {READY_DEADLINE:.0f} s", "rrd daemon logs")
+        if self._failure is not None:
+            raise self._failure
+        if self._port_problem and self._wants_port:
+            raise CliError(
+                f"{self._port_problem}: programs that call rr.spawn or rr.connect_grpc would stream there, not here",
+                "close it first; or say --no-port, if the program uses the rrd shim or --stdout",
+            )
+
+    def finish(self) -> None:
+        """Wait until all is delivered, and say what it was."""
+        with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
+            client.call("run_end", {"token": self._args["token"]}, repeat=True)
+        self._thread.join(END_DEADLINE)
+        if self._failure is not None:
+            render.note(f"error: {self._failure.message}")
+        if self._answer is None:
+            return
+        found = self._answer.get("recordings") or []
+        if not self._quiet:
+            for one in found:
+                render.note(_line(one))
+        if not found:
+            render.note("rrd: the program logged nothing that came here (does it save by itself, or log at all?)")
+
+    def _work(self) -> None:
+        try:
+            with Client() as client:
+                self._answer = client.call("run", self._args, timeout=None, repeat=True, on_progress=self._heard)
+        except (CliError, VerbError) as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    def _heard(self, news: dict[str, Any]) -> None:
+        if news.get("ready"):
+            self._port_problem = str(news.get("error") or "")
+            self._ready.set()
+        elif news.get("file"):
+            self._args["files"][str(news["recording"])] = news["file"]
+        elif news.get("url"):
+            render.note(f"rrd: {news['url']}")
+        elif news.get("problem"):
+            render.note(f"rrd: {news['problem']}")
+        elif news.get("warning"):
+            render.note(f"rrd: {news['warning']}")
+
+
+def _line(one: dict[str, Any]) -> str:
+    name = f"{one.get('application_id') or '?'}/{one.get('recording_id')}"
+    much = f"{render.plural(int(one.get('messages') or 0), 'message')}, {render.size(one.get('bytes'))}"
+    where = f" -> {one['file']}" if one.get("file") else ""
+    goes_on = "; it goes on" if one.get("live") else ""
+    return f"rrd: {name}: {much}{where}{goes_on}"
+
+
+def _block_signals() -> set[signal.Signals | int]:
+    """Have signals wait for `sigwaitinfo`, in every thread; the old mask."""
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD)))
+
+
+def _run(command: list[str], token: str, mask: set[signal.Signals | int], *, take_stdout: bool) -> int:
+    """Run the program to its end.
+
+    Returns:
+        Its exit code; 128 and the signal's number when it was killed by one.
+
+    Raises:
+        CliError: it cannot be started.
+    """
+    actions: list[tuple[Any, ...]] = []
+    with contextlib.ExitStack() as stack:
+        if take_stdout:
+            read, write = os.pipe2(os.O_CLOEXEC)
+            stack.callback(os.close, read)
+            client = stack.enter_context(Client())
+            open_stdin(client, read)
+            actions.append((os.POSIX_SPAWN_DUP2, write, 1))
+        try:
+            child = os.posix_spawnp(
+                command[0], command, {**os.environ, VARIABLE: token}, file_actions=actions, setsigmask=mask,
+                setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            )
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            failure = CliError(f"cannot run {command[0]}: {error.strerror}",
+                               "is it on PATH? in this directory it is ./" + command[0] if missing else "")
+            failure.exit_code = NOT_FOUND if missing else NOT_EXECUTABLE
+            raise failure from error
+        finally:
+            if take_stdout:
+                os.close(write)
+        return _wait(child)
+
+
+def _wait(child: int) -> int:
+    """Wait for the program, and hand signals on to it."""
+    while True:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        received = signal.sigwaitinfo((*FORWARDED, signal.SIGCHLD))
+        if received.si_signo == signal.SIGCHLD:
+            continue
+        if received.si_signo in (signal.SIGINT, signal.SIGQUIT) and _from_terminal(received):
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, received.si_signo)
+
+
+def _from_terminal(received: Any) -> bool:  # noqa: ANN401 - signal.struct_siginfo
+    if sys.platform == "linux":
+        return bool(received.si_code == SI_KERNEL)
+    return bool(received.si_pid == 0)
