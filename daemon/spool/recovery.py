@@ -38,7 +38,7 @@ from daemon.wire.footer import (
 )
 from daemon.wire.logmsg import StoreId, parse_store_id, parse_store_info, peek_store_id
 from daemon.wire.protobuf import fields
-from daemon.wire.rrd import ENCODING_PROTOBUF, Kind, StreamHeader, frame_header
+from daemon.wire.rrd import ENCODING_PROTOBUF, FRAME_HEADER_SIZE, Kind, StreamHeader, frame_header
 
 WHOLE = 256 << 20
 """Messages up to this size are held in memory and decoded completely; longer ones are copied in pieces."""
@@ -343,13 +343,16 @@ class _Merging:
             self._header = piece.header
 
     def _take_frame(self, walk: Walk, file: _Source, frame: Frame) -> None:
-        whole = frame.length <= WHOLE
-        payload = walk.payload(frame) if whole else walk.beginning(frame)
-        raw = peek_store_id(frame.kind, payload) or b""
+        start, end, kind, _ = frame
+        whole = end - start <= WHOLE
+        data = walk.read(start, end - start) if whole else b""
+        payload = data[FRAME_HEADER_SIZE:] if whole else walk.beginning(frame)
+        raw = peek_store_id(kind, payload) or b""
         try:
             if raw not in self._known and self._is_doubtful(raw):
                 raise BadChunkError("of an unknown recording whose name is one bit off")
-            kept = self._wants(frame.kind, raw, payload) and self._check(walk, frame, payload, whole)
+            wanted = self._select is None or self._wants(self._select, kind, raw, payload)
+            kept = wanted and self._check(walk, frame, payload, whole)
         except BadChunkError as error:
             self._lose(file, walk.reject(frame, f"a damaged message ({error})"), messages=1)
             return
@@ -358,15 +361,15 @@ class _Merging:
             return
         report = self._report
         report.kept_messages += 1
-        report.kept_bytes += frame.end - frame.start
+        report.kept_bytes += end - start
         if self._time is not None:
             self._note_time(*self._time)
-        if whole:
-            payload = self._upgraded or payload
-            self._out.write(frame_header(frame.kind, len(payload)))
-            self._out.write(payload)
+        if not whole:
+            self._out.copy(file.fd, start, end)
+        elif self._upgraded is None:
+            self._out.write(data)
         else:
-            self._out.copy(file.fd, frame.start, frame.end)
+            self._out.write(frame_header(kind, len(self._upgraded)) + self._upgraded)
 
     _time: tuple[int, int] | None = None
     _upgraded: bytes | None = None
@@ -378,12 +381,12 @@ class _Merging:
             BadChunkError: it is damaged.
         """
         self._time = self._upgraded = None
-        if frame.kind == Kind.STORE_INFO:
-            return self._check_store_info(payload)
-        if frame.kind == Kind.ACTIVATION:
+        if frame.kind != Kind.ARROW:
+            if frame.kind == Kind.STORE_INFO:
+                return self._check_store_info(payload)
             check_activation(payload)
             return True
-        offset = self._out.size + (frame.offset - frame.start)
+        offset = self._out.size + FRAME_HEADER_SIZE
         if whole and self._version < FIRST_WITH_CHUNK_IDS:
             self._upgraded = payload = with_chunk_id(payload)
         try:
@@ -408,10 +411,8 @@ class _Merging:
         self._infos.add(payload)
         return True
 
-    def _wants(self, kind: int, raw: bytes, payload: bytes) -> bool:
+    def _wants(self, select: Select, kind: int, raw: bytes, payload: bytes) -> bool:
         """Whether a frame's store is selected."""
-        if self._select is None:
-            return True
         wanted = self._wanted.get(raw)
         if wanted is None or kind == Kind.STORE_INFO:
             try:
@@ -423,7 +424,7 @@ class _Merging:
                 raise BadChunkError(f"a damaged store id ({error})") from None
             if not store.application_id:
                 store = store._replace(application_id=self._applications.get((store.kind, store.recording_id), ""))
-            wanted = self._wanted[raw] = self._select(store)
+            wanted = self._wanted[raw] = select(store)
         self._report.unselected_messages += not wanted
         return wanted
 

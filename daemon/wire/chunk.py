@@ -148,8 +148,13 @@ _USUAL = re.compile(rb"\x10\x02\x18([\x80-\xff]*[\0-\x7f])\x20\x01\x2a([\x80-\xf
 
 def _usual(buf: Buffer, size: int, match: re.Match[bytes]) -> ArrowMsg:
     start = match.end()
-    uncompressed, _ = uvarint(match[1], 0)
-    length, _ = uvarint(match[2], 0)
+    size_digits, length_digits = match.groups()
+    if len(size_digits) == 2 == len(length_digits):
+        uncompressed = size_digits[0] & 0x7F | size_digits[1] << 7
+        length = length_digits[0] & 0x7F | length_digits[1] << 7
+    else:
+        uncompressed, _ = uvarint(size_digits, 0)
+        length, _ = uvarint(length_digits, 0)
     end = start + length
     if end > size:
         raise BadChunkError("field 5 is longer than its message")

@@ -118,6 +118,8 @@ class ComponentColumn(NamedTuple):
     type: pa.DataType
     node: int
     buffer: int
+    is_plain: bool
+    """Its values are numbers of a fixed size, of which any bits will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +198,8 @@ def parse_chunk_schema(schema: pa.Schema) -> ChunkSchema:
                     found.get("rerun:component") or field.name,
                     found.get("rerun:component_type") or None,
                 )
-                components.append(ComponentColumn(descriptor, field.type, node, buffer))
+                is_plain = _is_plain(field.type.value_type)
+                components.append(ComponentColumn(descriptor, field.type, node, buffer, is_plain))
             elif kind not in ("control", "row_id"):
                 raise UnknownChunkError(f"a column of kind {kind}")
         buffers, nodes = _extent(field.type)
@@ -258,6 +261,12 @@ def _rewire(name: str, old: Metadata) -> Metadata:
         if kind is not None:
             new["rerun:component_type"] = kind
     return {key: value.replace("RecordingProperties", "RecordingInfo") for key, value in new.items()}
+
+
+def _is_plain(kind: pa.DataType) -> bool:
+    if types.is_fixed_size_list(kind) or types.is_struct(kind):
+        return all(_is_plain(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(types.is_integer(kind) or types.is_floating(kind))
 
 
 def _extent(kind: pa.DataType) -> tuple[int, int]:

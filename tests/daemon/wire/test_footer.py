@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 
 import pyarrow as pa
 import pytest
@@ -296,6 +297,27 @@ def test_check_sees_damage_inside_of_values() -> None:
     FooterBuilder().add(payload, 1)
     with pytest.raises(BadChunkError, match="UTF8"):
         FooterBuilder().add(payload, 1, check=True)
+
+
+def test_check_sees_damage_of_chunks_like_others_before() -> None:
+    """Chunks of one row of numbers are not decoded again when one with that header was; their offsets still count."""
+    builder = FooterBuilder()
+    builder.add(chunk(1), 1, check=True)
+    builder.add(chunk(2), 2, check=True)
+    data = bytearray(ipc(batch(3)))
+    offsets = data.rindex(b"\0\0\0\0\1\0\0\0", 0, data.rindex(struct.pack("<d", 3.0)))
+    data[offsets + 4] = 9
+    with pytest.raises(BadChunkError):
+        builder.add(arrow_msg(bytes(data), 3), 3, check=True)
+    with pytest.raises(BadChunkError, match="end of its payload"):
+        builder.add(arrow_msg(ipc(batch(3)) + b"more", 3), 3, check=True)
+    builder.add(chunk(3), 3, check=True)
+    assert builder.chunks == 3
+
+
+def test_timelines_have_no_gaps() -> None:
+    with pytest.raises(BadChunkError, match="has gaps"):
+        FooterBuilder().add(chunk(1, times={"t": pa.array([1, None])}, components={}), 1)
 
 
 def test_two_ids_are_damage() -> None:
