@@ -1,0 +1,237 @@
+"""`rrd run` with real programs: what they log is found, what they are is untouched.
+
+Rerun's own port, 9876, is needed: the tests run in a network of their own where one can be had.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import DEADLINE_S, Home, wait_for
+from tests.helpers.programs import rows
+
+PROGRAM = """
+import sys, time
+import rerun as rr
+how, recording, count, pause, code = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+rr.init("rrd_example_run", recording_id=recording)
+if how == "connect": rr.connect_grpc()
+elif how == "spawn": rr.spawn()
+elif how == "--stdout": rr.stdout()
+elif how == "shim":
+    import rrd
+    rrd.attach()
+for row in range(count):
+    rr.set_time("frame", sequence=row)
+    rr.log("row", rr.TextLog(f"row {row}"))
+    time.sleep(pause)
+    if how != "--stdout" and row % 10 == 0: print("row", row, flush=True)
+sys.exit(code)
+"""
+HOLD = """
+import fcntl, os, socket, struct, sys
+flags = struct.pack("16sh", b"lo", 0x41)  # IFF_UP | IFF_RUNNING
+fcntl.ioctl(socket.socket(), 0x8914, flags)  # SIOCSIFFLAGS
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+class Runner:
+    """A home whose processes have a network of their own."""
+
+    def __init__(self, home: Home, prefix: list[str]) -> None:
+        self.home, self.prefix = home, prefix
+        self.program = home.path / "prog.py"
+        self.program.write_text(PROGRAM)
+
+    def popen(self, *argv: object, **options: object) -> subprocess.Popen[str]:
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        return subprocess.Popen([*self.prefix, sys.executable, "-m", "rrd_cli", "run", *map(str, argv)],
+                                env=self.home.env, cwd=self.home.path, text=True, **options)
+
+    def run(self, *argv: object, **options: object) -> tuple[int, str, str]:
+        keys = ("input",)
+        process = self.popen(*argv, **{k: v for k, v in options.items() if k not in keys},
+                             **({"stdin": subprocess.PIPE} if "input" in options else {}))
+        try:
+            out, err = process.communicate(options.get("input"), timeout=2 * DEADLINE_S)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        return process.returncode, out, err
+
+    def command(self, how: str, recording: str, count: int = 50, pause: float = 0.0, code: int = 0) -> list[object]:
+        return ["--", sys.executable, self.program, how, recording, count, pause, code]
+
+
+@pytest.fixture
+def runner(home: Home) -> Iterator[Runner]:
+    root = os.getuid() == 0
+    holder = None
+    prefix: list[str] = []
+    if shutil.which("unshare") and shutil.which("nsenter"):
+        enter = ["unshare", "--net"] if root else ["unshare", "--net", "--map-root-user"]
+        holder = subprocess.Popen([*enter, sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  stderr=subprocess.DEVNULL, text=True)
+        assert holder.stdout is not None
+        if holder.stdout.readline().strip() == "up":
+            users = [] if root else ["--user", "--preserve-credentials"]
+            prefix = ["nsenter", "--target", str(holder.pid), "--net", *users, "--"]
+    one = Runner(home, prefix)
+    subprocess.run([*prefix, sys.executable, "-m", "rrd_cli", "daemon", "start"], env=home.env, check=True,
+                   capture_output=True, timeout=DEADLINE_S)
+    yield one
+    home.stop()
+    if holder is not None:
+        holder.communicate("")
+
+
+@pytest.mark.parametrize("how", ["connect", "spawn", "shim", "--stdout"])
+def test_what_a_program_logs_is_saved(runner, how, verify):
+    target = runner.home.path / "run.rrd"
+    options = ["--stdout"] if how == "--stdout" else []
+    code, _, err = runner.run("--save", target, *options, *runner.command(how, "one", code=7))
+    assert code == 7, err
+    assert "rrd_example_run/one:" in err
+    assert f"-> {target}" in err
+    verify(target)
+    assert rows(target) == list(range(50))
+
+
+def test_two_at_once_do_not_mix(runner, verify):
+    first = runner.popen("--save", "a.rrd", *runner.command("connect", "a", 150, 0.01))
+    second = runner.popen("--save", "b.rrd", *runner.command("connect", "b", 100, 0.01))
+    for process, name, count in ((first, "a", 150), (second, "b", 100)):
+        _, err = process.communicate(timeout=2 * DEADLINE_S)
+        assert process.returncode == 0, err
+        assert f"rrd_example_run/{name}:" in err
+        assert err.count("rrd: ") == 1
+        verify(runner.home.path / f"{name}.rrd")
+        assert rows(runner.home.path / f"{name}.rrd") == list(range(count))
+
+
+def test_each_recording_has_its_file(runner):
+    script = runner.home.path / "many.sh"
+    script.write_text(textwrap.dedent(f"""
+        {sys.executable} {runner.program} connect one 10 0 0 &
+        {sys.executable} {runner.program} shim two 20 0 0 &
+        wait
+    """))
+    code, _, err = runner.run("--save", "out.rrd", "--", "sh", script)
+    assert code == 0, err
+    found = {len(rows(path)) for path in (runner.home.path / "out.rrd", runner.home.path / "out-2.rrd")}
+    assert found == {10, 20}
+
+
+def test_several_processes_of_one_recording_are_one_file(runner, verify):
+    script = runner.home.path / "chain.sh"
+    script.write_text(f"{sys.executable} {runner.program} connect same 30 0 0\n"
+                      f"{sys.executable} {runner.program} shim same 40 0 5\n")
+    code, _, err = runner.run("--save", "same.rrd", "--", "sh", script)
+    assert code == 5, err
+    verify(runner.home.path / "same.rrd")
+    assert rows(runner.home.path / "same.rrd") == sorted([*range(30), *range(40)])
+    assert not (runner.home.path / "same-2.rrd").exists()
+
+
+def test_input_output_and_exit_code_are_the_programs(runner):
+    code, out, err = runner.run("--", "sh", "-c", "tr a-z A-Z; echo oops >&2; exit 5", input="hello\n")
+    assert (code, out) == (5, "HELLO\n")
+    assert err.startswith("oops\n")
+    assert "logged nothing" in err
+
+
+@pytest.mark.parametrize(("command", "code"), [
+    (["sh", "-c", "kill -9 $$"], 137), (["./nosuch"], 127), (["/"], 126), (["sh", "-c", "exit 0"], 0)])
+def test_ends_as_shells_have_it(runner, command, code):
+    assert runner.run("--", *command)[0] == code
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_signals_go_to_the_program(runner, number):
+    script = f"trap 'echo got; exit 9' {number.name[3:]}; echo ready; while :; do sleep 0.05; done"
+    process = runner.popen("--", "sh", "-c", script)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=DEADLINE_S)
+    assert (process.returncode, out) == (9, "got\n")
+
+
+def test_signals_are_as_they_were_in_the_program(runner):
+    code, out, _ = runner.run("--", sys.executable, "-c",
+                              "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))")
+    assert (code, out) == (0, "set()\n")
+
+
+def test_a_killed_program_leaves_a_complete_file(runner, verify):
+    process = runner.popen("--save", "killed.rrd", *runner.command("connect", "killed", 3000, 0.01))
+    assert process.stdout is not None
+    while process.stdout.readline() != "row 60\n":
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=2 * DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    verify(runner.home.path / "killed.rrd")
+    found = rows(runner.home.path / "killed.rrd")
+    assert found == list(range(len(found)))
+    assert len(found) > 40
+
+
+def test_a_killed_daemon_takes_nothing_from_a_shims_program(runner, verify):
+    process = runner.popen("--save", "kept.rrd", *runner.command("shim", "kept", 200, 0.01))
+    assert process.stdout is not None
+    while process.stdout.readline() != "row 60\n":
+        pass
+    os.kill(runner.home.daemon_pid(), signal.SIGKILL)
+    _, err = process.communicate(timeout=2 * DEADLINE_S)
+    assert process.returncode == 0, err
+    assert "rrd_example_run/kept:" in err
+    verify(runner.home.path / "kept.rrd")
+    assert rows(runner.home.path / "kept.rrd") == list(range(200))
+
+
+def test_a_file_that_is_there_is_refused_before_the_program_starts(runner):
+    target = runner.home.path / "there.rrd"
+    target.write_text("mine")
+    code, out, err = runner.run("--save", target, "--", "echo", "ran")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0] == f"error: file exists: {target}"
+    assert target.read_text() == "mine"
+
+
+def test_a_taken_port_is_told_before_the_program_starts(runner):
+    code = ("import socket, sys; s = socket.socket(); s.bind(('127.0.0.1', 9876)); s.listen();"
+            "print('up', flush=True); sys.stdin.read()")
+    other = subprocess.Popen([*runner.prefix, sys.executable, "-c", code], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    other.stdout.readline()
+    try:
+        code, out, err = runner.run("--save", "x.rrd", "--", "echo", "ran")
+        assert (code, out) == (1, "")
+        assert "port 9876 is taken by" in err
+        assert runner.run("--no-port", "--save", "x.rrd", *runner.command("shim", "x"))[0] == 0
+        assert len(rows(runner.home.path / "x.rrd")) == 50
+    finally:
+        other.communicate("")
+
+
+def test_the_port_is_given_back(runner):
+    assert runner.run(*runner.command("connect", "x"))[0] == 0
+    code = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 9876)); print('free')"
+
+    def free() -> bool:
+        done = subprocess.run([*runner.prefix, sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        return done.stdout == "free\n"
+    wait_for(free, "port 9876 to be free again")
