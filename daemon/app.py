@@ -30,6 +30,7 @@ from typing import Any
 import trio
 
 from daemon import __version__, descriptors, paths, settings
+from daemon.auto import Auto
 from daemon.control.server import Client, Server
 from daemon.hub import UNKNOWN, Hub, Stream
 from daemon.ingest.grpc import GrpcServer
@@ -137,6 +138,7 @@ class Daemon:
         if self.settings.grpc_port >= 0:
             self.grpc = GrpcServer(self.hub, self.settings.grpc_port)
             await self.nursery.start(self.grpc.serve)
+        self.nursery.start_soon(Auto(self, paths.state_dir() / "auto.json").run)
 
     def extra_status(self) -> Message:
         """What services add to `status`."""
@@ -181,6 +183,7 @@ class Daemon:
         self.settings = settings.load()
         logging.getLogger().setLevel(self.settings.log_level.upper())
         log.info("settings read again")
+        self.hub.reshaped()  # new rules may fit what is there
 
     def _listener(self, by_name: dict[str, int]) -> socket.socket:
         fd = by_name.get(descriptors.CONTROL, -1)
