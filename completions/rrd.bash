@@ -23,7 +23,11 @@ _rrd() {
     case "$verb" in
         "")
             options="-V --version -h --help"
-            mapfile -t found < <(compgen -W "save spawn connect serve detach ls status viewers tail info recover forget gc daemon config" -- "$current")
+            mapfile -t found < <(compgen -W "run save spawn connect serve detach ls status viewers tail info recover forget gc daemon config" -- "$current")
+            ;;
+        "run")
+            options="-o --save -f --force --spawn --headless --serve --no-open --connect --stdout --no-port -q --quiet -h --help"
+            case $at in *) kinds="" ;; esac
             ;;
         "save")
             options="-f --force --copy -w --wait --json -h --help"
@@ -132,6 +136,8 @@ _rrd() {
         *) return ;;
     esac
     case "$verb $previous" in
+        "run -o" | "run --save") valued=yes kinds="files" ;;
+        "run --connect") valued=yes kinds="" ;;
         "spawn -p" | "spawn --port") valued=yes kinds="" ;;
         "spawn --executable") valued=yes kinds="files" ;;
         "spawn --memory-limit") valued=yes kinds="" ;;

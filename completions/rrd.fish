@@ -21,6 +21,7 @@ function __rrd_at
     test $more = yes; or test (count $said) -eq $count
 end
 complete -c rrd -f
+complete -c rrd -n '__rrd_at' -a run -d 'Run a program that uses Rerun, unchanged, with these outputs'
 complete -c rrd -n '__rrd_at' -a save -d 'Write recordings to a file: all since they began, and on until they end'
 complete -c rrd -n '__rrd_at' -a spawn -d 'Show recordings in a viewer: everything since they began, then live'
 complete -c rrd -n '__rrd_at' -a connect -d 'Stream recordings to a viewer or any Rerun server: everything since they began, then live'
@@ -38,6 +39,17 @@ complete -c rrd -n '__rrd_at' -a daemon -d 'Start, stop and look after the daemo
 complete -c rrd -n '__rrd_at' -a config -d 'Show and change the settings'
 complete -c rrd -n '__rrd_at' -s V -l version -d 'Show the version and exit'
 complete -c rrd -n '__rrd_at' -s h -l help -d 'Show this message and exit'
+complete -c rrd -n '__rrd_at --more run' -s o -l save -x -a '(__fish_complete_path)' -d 'Write its recording to this file'
+complete -c rrd -n '__rrd_at --more run' -s f -l force -d 'Replace the file if it exists'
+complete -c rrd -n '__rrd_at --more run' -l spawn -d 'Show it in a viewer: one that runs, or a new one'
+complete -c rrd -n '__rrd_at --more run' -l headless -d 'With --spawn: a viewer without a window'
+complete -c rrd -n '__rrd_at --more run' -l serve -d 'Serve it to browsers, and open one'
+complete -c rrd -n '__rrd_at --more run' -l no-open -d 'With --serve: open no browser'
+complete -c rrd -n '__rrd_at --more run' -l connect -x -d 'Send it to a viewer or server at this URL'
+complete -c rrd -n '__rrd_at --more run' -l stdout -d 'The program writes its stream to standard output: take it from there'
+complete -c rrd -n '__rrd_at --more run' -l no-port -d 'Do not answer port 9876, where rr.spawn and rr.connect_grpc go'
+complete -c rrd -n '__rrd_at --more run' -s q -l quiet -d 'Say nothing unless something is wrong'
+complete -c rrd -n '__rrd_at --more run' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more save' -s f -l force -d 'Replace OUT if it exists'
 complete -c rrd -n '__rrd_at --more save' -l copy -d 'An independent file, never a hard link to the daemon\'s log'
 complete -c rrd -n '__rrd_at --more save' -s w -l wait -d 'Return when the file is complete'

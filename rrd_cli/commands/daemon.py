@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -145,7 +145,7 @@ def logs(
             time.sleep(LOG_POLL)
 
 
-@app.command(epilog=examples("rrd daemon reload"))
+@app.command(cls=Verb, epilog=examples("rrd daemon reload"))
 def reload() -> None:
     """Have the daemon read its settings again, without dropping a stream. Bad ones are refused, the old ones stay."""
     from rrd_cli.commands.config import reload_lines
@@ -153,8 +153,8 @@ def reload() -> None:
     render.print_lines(reload_lines())
 
 
-app.command(epilog=examples("rrd daemon install\nrrd daemon install --print"))(service.install)
-app.command(epilog=examples("rrd daemon uninstall"))(service.uninstall)
+app.command(cls=Verb, epilog=examples("rrd daemon install\nrrd daemon install --print"))(service.install)
+app.command(cls=Verb, epilog=examples("rrd daemon uninstall"))(service.uninstall)
 
 
 def last_lines(log: BinaryIO, count: int) -> bytes:
@@ -202,9 +202,3 @@ def _wait_gone(pid: int) -> None:
         if waited > STOP_DEADLINE:
             raise CliError(f"the daemon is still there after {STOP_DEADLINE:.0f} s", "rrd daemon logs")
         time.sleep(POLL)
-
-
-def commands() -> dict[str, Any]:
-    """The verbs of the group, for completions."""
-    return {"start": start_, "stop": stop, "restart": restart, "status": status, "logs": logs, "reload": reload,
-            "install": service.install, "uninstall": service.uninstall}
