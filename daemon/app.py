@@ -31,7 +31,7 @@ import trio
 
 from daemon import __version__, descriptors, paths, settings
 from daemon.auto import Auto
-from daemon.control.server import Client, Server
+from daemon.control.server import Client, Server, load_verbs
 from daemon.hub import UNKNOWN, Hub, Stream
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
@@ -120,6 +120,7 @@ class Daemon:
             self.make_room()
             self._tell("READY=1", f"STATUS=rrd {__version__}")
             log.info("rrd %s is ready: %d recordings", __version__, len(recordings_of(self.hub.streams.values())))
+            self.nursery.start_soon(load_verbs)
             await self._stop.wait()
             if self._status == 0:
                 self._tell("STOPPING=1")

@@ -549,7 +549,13 @@ class Hub:
             FormatError: it is no .rrd; a file that is only damaged further on is read up to the damage.
         """
         name = f"{FILE}{path}"
-        size, mtime = path.stat().st_size, path.stat().st_mtime
+        found = path.stat()
+        size, mtime = found.st_size, found.st_mtime
+        if found.st_nlink > 1:
+            # The same file under another name, a log's own perhaps: reading both would give everything twice.
+            for stream in self.streams.values():
+                if stream.complete and stream.size == size and _same_file(stream.path, found):
+                    return stream
         known = self.streams.get(name)
         if known is not None and (known.size, known.started_at) == (size, mtime):
             return known
@@ -673,6 +679,13 @@ def _read_log(stream: Stream) -> None:
     stream.scanner = Scanner(stream.log.fd)
     with contextlib.suppress(FormatError):  # `advance` meets it again, and says so
         stream.note(stream.scanner.frames(stream.size), stream.log.fd)
+
+
+def _same_file(path: Path, found: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), found)
+    except OSError:
+        return False
 
 
 async def finish_file(path: Path) -> dict[str, Any]:

@@ -66,6 +66,8 @@ class Selection:
         """Something of this stream is selected."""
         if self._all_of(stream):
             return True
+        if stream.kind == "file":  # one that was named once is nobody's recording afterwards
+            return False
         return bool(self.recordings) and any(key in self.recordings for key in stream.recordings)
 
     def whole(self, stream: Stream) -> bool:

@@ -7,6 +7,7 @@ sent to a client that does not read is bounded by dropping that client.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -31,7 +32,7 @@ log = logging.getLogger("rrd.control")
 
 VERBS = (
     "open", "close", "sync", "save", "attach", "detach", "ls", "status", "stop", "restart", "reload", "settings",
-    "tail", "run", "run_end", "forget", "gc", "spawn", "connect", "viewers", "serve",
+    "tail", "run", "run_end", "doctor", "forget", "gc", "spawn", "connect", "viewers", "serve",
 )
 """Every verb; each is a module `daemon.control.verbs.<verb>` with `async def run(call) -> Message`."""
 RECEIVE = 64 << 10
@@ -291,6 +292,14 @@ def find_handler(verb: str) -> Handler:
         raise VerbError("not-built", f"{verb} is not part of rrd {__version__}", "pip install -U rrd-cli") from None
     handler: Handler = module.run
     return handler
+
+
+async def load_verbs() -> None:
+    """Import every verb, after the start, which they would delay: an upgrade changes files under a running daemon."""
+    for verb in VERBS:
+        with contextlib.suppress(VerbError):
+            find_handler(verb)
+        await trio.lowlevel.checkpoint()
 
 
 def _request(message: Message) -> tuple[int, str, Message]:
