@@ -121,13 +121,14 @@ async def _file(call: Call, path: Path) -> str:
     if problem:
         raise VerbError("refused", problem)
     try:
-        return (await call.daemon.hub.open_file(path)).id
+        stream = await call.daemon.hub.open_file(path)
     except FormatError as error:
         raise VerbError("failed", f"{error}: {path}", "rrd info says what is in a file") from error
     except FileNotFoundError:
         raise VerbError("not-found", f"file does not exist: {path}") from None
     except OSError as error:
         raise VerbError("failed", describe(error)) from error
+    return stream.id if stream.kind == "file" else f"{STREAM}{stream.id}"
 
 
 def _refuse(call: Call, path: Path, selection: Selection) -> None:
