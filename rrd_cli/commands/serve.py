@@ -74,7 +74,7 @@ def run(
         "bind": bind, "port": port, "token": token, "no_token": no_token, "allow_anyone": allow_anyone,
         "host_names": host_name, "open": not no_open,
     }  # fmt: skip
-    args = {name: value for name, value in args.items() if value not in (None, False)}
+    args = {name: value for name, value in args.items() if value is not None and value is not False}
     with Client() as client:
         if words == [sources.STDIN]:
             with sources.stdin_pipe() as pipe:

@@ -4,7 +4,7 @@ const DATA = 1;
 
 /**
  * @param {ReadableStream<Uint8Array>} stream
- * @param {(block: Uint8Array) => void} onData stream header and whole frames
+ * @param {(block: Uint8Array) => Promise<void> | void} onData stream header and whole frames; no more is read before its promise
  * @param {(state: object) => void} onState
  */
 export async function blocks(stream, onData, onState) {
@@ -33,7 +33,7 @@ export async function blocks(stream, onData, onState) {
         const whole = body;
         body = null;
         have = 0;
-        if (head.getUint32(0, true) === DATA) onData(whole);
+        if (head.getUint32(0, true) === DATA) await onData(whole);
         else onState(JSON.parse(new TextDecoder().decode(whole)));
       }
     }

@@ -140,7 +140,16 @@ async function history() {
   if (rrd.state !== "live") show("history");
   rrd.connections += 1;
   let whole = false;
-  await blocks(answer.body, data, (message) => {
+  const take = async (block) => {
+    data(block);
+    if (document.hidden && hiddenBytes > HIDDEN_LIMIT) {
+      show("paused"); // what is not read stays with the server
+      await visible();
+      hiddenBytes = 0;
+      show("history");
+    }
+  };
+  await blocks(answer.body, take, (message) => {
     state(message);
     whole = message.caught_up || whole;
   });
