@@ -37,7 +37,7 @@ from daemon.wire.footer import (
     with_chunk_id,
 )
 from daemon.wire.logmsg import StoreId, parse_store_id, parse_store_info, peek_store_id
-from daemon.wire.protobuf import fields
+from daemon.wire.protobuf import Buffer, fields
 from daemon.wire.rrd import ENCODING_PROTOBUF, FRAME_HEADER_SIZE, Kind, StreamHeader, frame_header
 
 WHOLE = 256 << 20
@@ -220,8 +220,13 @@ class _Output:
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
 
-    def write(self, data: bytes) -> None:
-        """Append."""
+    def write(self, data: bytes | memoryview) -> None:
+        """Append. A view is written at once."""
+        if isinstance(data, memoryview):
+            self._flush()
+            self._write_all(data)
+            self.size += len(data)
+            return
         self._parts.append(data)
         self._pending += len(data)
         self.size += len(data)
@@ -244,10 +249,12 @@ class _Output:
             return
         written = os.writev(self._fd, self._parts)
         if written < self._pending:
-            rest = memoryview(b"".join(self._parts))[written:]
-            while rest:
-                rest = rest[os.write(self._fd, rest) :]
+            self._write_all(memoryview(b"".join(self._parts))[written:])
         self._parts, self._pending = [], 0
+
+    def _write_all(self, rest: memoryview) -> None:
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
 
     def replace_start(self, data: bytes) -> None:
         """Write over the first bytes."""
@@ -345,7 +352,7 @@ class _Merging:
     def _take_frame(self, walk: Walk, file: _Source, frame: Frame) -> None:
         start, end, kind, _ = frame
         whole = end - start <= WHOLE
-        data = walk.read(start, end - start) if whole else b""
+        data = walk.whole(frame) if whole else b""
         payload = data[FRAME_HEADER_SIZE:] if whole else walk.beginning(frame)
         raw = peek_store_id(kind, payload) or b""
         try:
@@ -374,7 +381,7 @@ class _Merging:
     _time: tuple[int, int] | None = None
     _upgraded: bytes | None = None
 
-    def _check(self, walk: Walk, frame: Frame, payload: bytes, whole: bool) -> bool:
+    def _check(self, walk: Walk, frame: Frame, payload: Buffer, whole: bool) -> bool:
         """Whether a frame goes into the output; sets `_time`, and `_upgraded` if it is to be changed.
 
         Raises:
@@ -383,12 +390,12 @@ class _Merging:
         self._time = self._upgraded = None
         if frame.kind != Kind.ARROW:
             if frame.kind == Kind.STORE_INFO:
-                return self._check_store_info(payload)
+                return self._check_store_info(bytes(payload))
             check_activation(payload)
             return True
         offset = self._out.size + FRAME_HEADER_SIZE
         if whole and self._version < FIRST_WITH_CHUNK_IDS:
-            self._upgraded = payload = with_chunk_id(payload)
+            self._upgraded = payload = with_chunk_id(bytes(payload))
         try:
             size = len(payload) if whole else frame.length
             taken = self._builder.add(payload, offset, size=size, check=whole, once=self._again)
@@ -411,7 +418,7 @@ class _Merging:
         self._infos.add(payload)
         return True
 
-    def _wants(self, select: Select, kind: int, raw: bytes, payload: bytes) -> bool:
+    def _wants(self, select: Select, kind: int, raw: bytes, payload: Buffer) -> bool:
         """Whether a frame's store is selected."""
         wanted = self._wanted.get(raw)
         if wanted is None or kind == Kind.STORE_INFO:
@@ -509,7 +516,7 @@ def footer_state(end: End, size: int, trustworthy: bool) -> str:
     return "complete" if trustworthy else "untrustworthy"
 
 
-def check_activation(payload: bytes) -> None:
+def check_activation(payload: Buffer) -> None:
     """Look at the payload of a BlueprintActivationCommand frame.
 
     Raises:

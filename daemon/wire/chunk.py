@@ -16,10 +16,11 @@ import ctypes
 import re
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lz4.block
 import lz4.block._block as _lz4
+import numpy as np
 
 from daemon.wire.protobuf import fields, uvarint
 from daemon.wire.sorbet import UnknownChunkError
@@ -32,6 +33,10 @@ PREFIX = 8192
 """Bytes of an IPC stream that are decompressed of a big one at first: its schema, buffer list and times, mostly."""
 PARTIAL_FROM = 16384
 """IPC streams from this size on are decompressed in part: below, the whole costs less than the second call."""
+BIG = 1 << 18
+"""IPC streams from this size on are decompressed to memory that is used again."""
+INT_MAX = 0x7FFFFFFF
+
 LZ4_RATIO = 255
 """An LZ4 block cannot expand more (each byte of a match length stands for at most 255)."""
 LZ4_SLACK = 64
@@ -186,6 +191,7 @@ class Ipc:
         buf: The frame's payload, or a beginning of it.
         msg: Its envelope.
         whole: Decompress all of it at once.
+        scratch: Memory to decompress big ones to; `raw` is a view of it then.
         salvage: Make do with what is there of a message that was cut.
 
     Raises:
@@ -195,7 +201,9 @@ class Ipc:
 
     __slots__ = ("_buf", "_msg", "_salvage", "raw", "whole")
 
-    def __init__(self, buf: Buffer, msg: ArrowMsg, whole: bool = False, *, salvage: bool = False) -> None:
+    def __init__(
+        self, buf: Buffer, msg: ArrowMsg, whole: bool = False, scratch: Scratch | None = None, *, salvage: bool = False
+    ) -> None:
         self._buf = buf
         self._msg = msg
         self._salvage = salvage
@@ -203,7 +211,7 @@ class Ipc:
         self.whole = whole or small or (msg.compression == LZ4 and _partial is None)
         self.raw: Buffer = b""
         if self.whole:
-            self._load_all()
+            self._load_all(scratch)
         else:
             self._load(min(PREFIX, msg.uncompressed_size))
 
@@ -222,12 +230,14 @@ class Ipc:
                 raise BadChunkError("an Arrow message that is longer than its payload")
         return self.raw
 
-    def _load_all(self) -> None:
+    def _load_all(self, scratch: Scratch | None) -> None:
         _, compression, size, start, length, _ = self._msg
         source = self._buf[start : start + length]
         if len(source) < length:
             raise NeedMore
-        if compression == LZ4:
+        if compression == LZ4 and scratch is not None and size >= BIG:
+            self.raw = scratch.decompress(source, size)
+        elif compression == LZ4:
             try:
                 self.raw = lz4.block.decompress(source, uncompressed_size=size)
             except lz4.block.LZ4BlockError:
@@ -254,18 +264,47 @@ class Ipc:
             self.raw = source
 
 
-def _find_partial() -> Callable[..., int] | None:
-    """LZ4_decompress_safe_partial of the library that lz4 for Python is built on; None where it does not show it."""
+class Scratch:
+    """Memory that is used again for every big payload: taking it from the system costs more than decompressing."""
+
+    def __init__(self) -> None:
+        self._memory = bytearray()
+
+    def decompress(self, source: Buffer, size: int) -> Buffer:
+        """Decompress an LZ4 block of `size` bytes; the view is good until the next call.
+
+        Raises:
+            BadChunkError: it is damaged.
+        """
+        if _safe is None or size > INT_MAX or len(source) > INT_MAX:
+            try:
+                return lz4.block.decompress(source, uncompressed_size=size)  # type: ignore[no-any-return]
+            except (lz4.block.LZ4BlockError, OverflowError):
+                raise BadChunkError("LZ4 data is damaged") from None
+        if len(self._memory) < size:
+            self._memory = bytearray(size + size // 4)
+        # numpy gives the address of what is read-only, too.
+        start = np.frombuffer(source, np.uint8).ctypes.data
+        target = np.frombuffer(self._memory, np.uint8).ctypes.data
+        if _safe(start, target, len(source), size) != size:
+            raise BadChunkError("LZ4 data is damaged")
+        return memoryview(self._memory)[:size]
+
+
+def _find(name: str, *arguments: type[Any]) -> Callable[..., int] | None:
+    """A function of the library that lz4 for Python is built on; None where it does not show it."""
     try:
-        function = ctypes.CDLL(_lz4.__file__).LZ4_decompress_safe_partial
+        function = getattr(ctypes.CDLL(_lz4.__file__), name)
     except (OSError, AttributeError):
         return None
-    function.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_int]
+    function.argtypes = arguments
     function.restype = ctypes.c_int
-    return function
+    return function  # type: ignore[no-any-return]
 
 
-_partial = _find_partial()
+_text, _pointer, _int = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int
+_partial = _find("LZ4_decompress_safe_partial", _text, _text, _int, _int, _int)
+_safe = _find("LZ4_decompress_safe", _pointer, _pointer, _int, _int)
 
 
 class RecordBatch(NamedTuple):

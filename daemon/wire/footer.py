@@ -44,6 +44,7 @@ from daemon.wire.chunk import (
     Ipc,
     NeedMore,
     RecordBatch,
+    Scratch,
     parse_arrow_msg,
     parse_record_batch,
     record_batch_body,
@@ -295,6 +296,7 @@ class FooterBuilder:
         self._layouts: dict[int, list[_Layout]] = {}
         self._last: _Template | None = None
         self._known: set[tuple[bytes, bytes]] | None = None
+        self._scratch = Scratch()
 
     @property
     def chunks(self) -> int:
@@ -358,7 +360,7 @@ class FooterBuilder:
 
     def _add(self, payload: Buffer, offset: int, size: int, check: bool, once: bool) -> bool:
         msg = parse_arrow_msg(payload, size)
-        ipc = Ipc(payload, msg, check)
+        ipc = Ipc(payload, msg, check, self._scratch)
         end = schema_end(ipc)
         head = bytes(ipc.upto(end)[:end])
         template, identity, is_new = self._template(msg.store, head)

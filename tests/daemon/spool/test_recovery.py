@@ -7,6 +7,7 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -311,6 +312,35 @@ def test_messages_too_long_to_be_held_are_copied(tmp_path: Path, monkeypatch: py
     _, result = recovered(data, tmp_path)
     assert result.startswith(data)
     assert is_complete(result)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("without_library", [True, False])
+def test_big_messages_share_memory(
+    compress: bool, without_library: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is read and decompressed to memory that the one before was in; nothing of that one may be left."""
+    if without_library:
+        monkeypatch.setattr("daemon.wire.chunk._safe", None)
+    random = np.random.default_rng(1)
+
+    def big(number: int, size: int) -> bytes:
+        values = pa.array([random.integers(0, 256, size, dtype=np.uint8).tolist()], pa.list_(pa.uint8()))
+        return chunk(number, components={"A:b": values}, compress=compress)
+
+    chunks = [big(1, 900_000), big(2, 1_500_000), chunk(3), big(4, 700_000), big(5, 300_000)]
+    data = stream(chunks)
+    report, result = recovered(data, tmp_path)
+    assert result.startswith(data)
+    assert is_complete(result)
+    if compress:
+        damaged = bytearray(data)
+        at = data.index(chunks[1]) + 60
+        damaged[at : at + 300] = b"\xff" * 300
+        report, result = recovered(bytes(damaged), tmp_path)
+        assert payloads(result)[1:] == [(2, one) for one in chunks if one is not chunks[1]]
+        assert report.lost_bytes == len(chunks[1]) + FRAME_HEADER_SIZE
+        assert "LZ4" in report.damage[0].what
 
 
 def test_progress_grows_to_the_total(tmp_path: Path) -> None:
