@@ -18,12 +18,15 @@ import trio
 
 from daemon.selection import Selection
 from daemon.spool.log import Descriptor
-from daemon.spool.pinned import skim
+from daemon.spool.pinned import Skimmed, skim
 from daemon.spool.scanner import Frame, Scanner
 from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError
 
 if TYPE_CHECKING:
     from daemon.hub import Hub, Stream
+
+LONG = 4 << 20
+"""Logs shorter than this are delivered before anyone could see in which order."""
 
 
 @dataclass(slots=True)
@@ -324,11 +327,27 @@ class Feed:
         """
         skipped = 0
         for stream in list(self.streams()):
-            skipped += await self._skip(stream)
+            state, found = await self._skim(stream)
+            self._cursors[stream.id] = Cursor(stream, CursorState(
+                found.position, state.messages + found.messages, state.bytes + found.bytes,
+                state.passed + found.passed, state.generation))
+            self.delivered_messages += len(found.pinned)
+            skipped += found.messages - len(found.pinned)
         self.skipped_messages += skipped
         return skipped
 
-    async def _skip(self, stream: Stream) -> int:
+    async def pinned_first(self) -> None:
+        """Deliver store infos, blueprints and static chunks of long logs before all else (and in their turn again).
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        for stream in list(self.streams()):
+            if stream.data_end - self._cursor(stream).position > LONG:
+                await self._skim(stream)
+
+    async def _skim(self, stream: Stream) -> tuple[CursorState, Skimmed]:
+        """Set aside what is pinned between cursor and end; returns where the cursor stood, and what was seen."""
         while True:
             cursor = self._cursor(stream)
             cursor.refresh()
@@ -342,10 +361,6 @@ class Feed:
                 os.close(fd)
             if stream.generation == state.generation:
                 break
-        self._cursors[stream.id] = Cursor(stream, CursorState(
-            found.position, state.messages + found.messages, state.bytes + found.bytes,
-            state.passed + found.passed, state.generation))
-        self.delivered_messages += len(found.pinned)
         if found.pinned:
             self._from_now[stream.id] = (state.generation, found.pinned)
-        return found.messages - len(found.pinned)
+        return state, found

@@ -367,6 +367,7 @@ class _Peer:
             self._channel.poke()
             feed = self._hub.feed(self._selection())
             try:
+                await feed.pinned_first()
                 while (batch := await feed.next(PIECE)) is not None:
                     await send_batch(self._channel, call, batch)
                 self._connection.finish(call, Status.OK)
