@@ -1,0 +1,453 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from daemon.hub import NOT_COMPLETED, STALL_RETRY_S, UNKNOWN, Hub, RecordingKey, Stream, finish_file
+from daemon.spool.log import Meta
+from daemon.wire.logmsg import BLUEPRINT
+from daemon.wire.rrd import FormatError, Kind, StreamHeader
+from tests.daemon.conftest import finish, make_hub
+from tests.helpers import chunks, frames
+from tests.helpers.frames import arrow, header, numbered, sealed, store_info, stream
+
+HEADER = StreamHeader((0, 41, 0, 0), 1, 2)
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+def feed(hub: Hub, stream: Stream, *data: bytes) -> None:
+    """What a pump does: bytes to the log, then look at them."""
+    assert stream.log is not None
+    stream.log.append(data)
+    hub.advance(stream)
+
+
+def opened(hub: Hub, *data: bytes, kind: str = "stdin", **more: Any) -> Stream:
+    one = hub.open_stream(kind=kind, **more)
+    feed(hub, one, *data)
+    return one
+
+
+def real(numbers: Iterable[int]) -> list[bytes]:
+    """A store info, and chunks that are some, one for each number."""
+    return [store_info(), *(frames.frame(Kind.ARROW, chunks.chunk(number)) for number in numbers)]
+
+
+async def completed(hub: Hub, stream: Stream) -> None:
+    while not stream.complete:
+        await hub.wait_reshaped(hub.shape)
+
+
+async def ended(hub: Hub, *data: bytes, **more: Any) -> Stream:
+    one = opened(hub, *data, **more)
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    return one
+
+
+class TestStreams:
+    async def test_a_stream_from_open_to_complete(self, hub: Hub) -> None:
+        one = hub.open_stream(kind="shim", application_id="app", recording_id="rec", pid=4711, program="prog")
+        assert hub.streams == {one.id: one}
+        assert one.path.read_bytes() == b""
+        assert one.recordings == {RecordingKey("app", "rec"): one.recordings[RecordingKey("app", "rec")]}
+        data = stream(*numbered(3), end="sealed")
+        feed(hub, one, data[:100])
+        assert 0 < one.committed <= 100
+        feed(hub, one, data[100:])
+        assert (one.committed, one.messages) == (len(data), 4)
+        assert one.data_end == len(stream(*numbered(3)))
+        assert one.recordings[RecordingKey("app", "rec")].messages == 4
+        assert one.recordings[RecordingKey("app", "rec")].bytes == one.data_end - 12
+        assert one.sdk_version == (0, 41, 0)
+        hub.end_stream(one, "over")
+        hub.end_stream(one, "twice")
+        assert one.ended
+        assert one.meta.reason == "over"
+        await completed(hub, one)
+        assert one.path.read_bytes() == data  # not a byte of a complete log is touched
+        assert one.log is None
+
+    async def test_a_log_without_an_end_gets_one(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(2)))
+        assert one.path.read_bytes().startswith(stream(*numbered(2)))
+        assert one.size == one.path.stat().st_size > one.data_end
+        assert one.committed == one.size
+
+    async def test_a_cut_frame_goes_and_is_counted(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+        one = await ended(hub, stream(*numbered(2)), arrow()[:-3])
+        assert one.dropped_bytes == len(arrow()) - 3
+        assert one.data_end == len(stream(*numbered(2)))
+        assert f"{len(arrow()) - 3} bytes of no whole message were dropped" in caplog.text
+
+    async def test_concatenated_streams_become_one(self, hub: Hub) -> None:
+        first, second = (stream(*real(numbers), end="sealed") for numbers in ((1, 2), (3, 4)))
+        one = opened(hub, first, second)
+        assert one.concatenated
+        before = one.generation
+        hub.end_stream(one, "test")
+        await completed(hub, one)
+        assert not one.concatenated
+        assert one.generation != before
+        # The second store info says the same again.
+        assert frames.frames_of(one.path.read_bytes()) == frames.payloads(real((1, 2, 3, 4)))
+        assert one.messages == 5
+
+    async def test_garbage_after_whole_frames(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+        whole = stream(*real((1, 2)))
+        one = opened(hub, whole, b"this is no frame at all.....")
+        assert one.error.endswith(f"at byte {len(whole)}")
+        assert (one.committed, one.messages) == (len(whole), 3)
+        assert "everything before it is kept" in caplog.text
+        feed(hub, one, *real((3,)))
+        assert one.messages == 3
+        hub.end_stream(one, "test")
+        await completed(hub, one)
+        # Completing finds the frames after the damage too.
+        assert frames.frames_of(one.path.read_bytes()) == frames.frames_of(whole) + frames.payloads(real((3,)))
+        assert one.messages == 5
+
+    async def test_what_is_no_stream_leaves_nothing(self, hub: Hub) -> None:
+        one = await ended(hub, b"just some text, and not so short")
+        assert "found b'just'" in one.error
+        assert one.path.read_bytes() == b""
+        assert (one.data_end, one.dropped_bytes) == (0, 32)
+
+    async def test_an_empty_stream(self, hub: Hub) -> None:
+        one = await ended(hub)
+        assert one.path.read_bytes() == b""
+        assert not one.recordings
+
+    async def test_a_footer_that_sdks_get_wrong_is_replaced(self, hub: Hub) -> None:
+        both = header((0, 31, 4, 0)) + b"".join([*numbered(1), store_info("bp", kind=BLUEPRINT)])
+        one = await ended(hub, both, sealed(len(both)))
+        assert one.path.read_bytes() != both + sealed(len(both))
+        assert one.path.read_bytes().startswith(both)
+        alone = header((0, 31, 4, 0)) + b"".join(numbered(1))
+        two = await ended(hub, alone, sealed(len(alone)))
+        assert two.path.read_bytes() == alone + sealed(len(alone))
+
+    async def test_applications_of_old_sdks(self, hub: Hub) -> None:
+        """Before 0.25 only the store info names the application."""
+        one = opened(hub, header((0, 23, 4, 0)), store_info("rec", "app", version=(0, 23, 4), old=True),
+                     arrow("rec", ""))
+        assert list(one.recordings) == [RecordingKey("app", "rec")]
+        assert one.recordings[RecordingKey("app", "rec")].messages == 2
+        assert one.sdk_version == (0, 23, 4)
+
+    async def test_blueprints_are_no_recordings(self, hub: Hub) -> None:
+        one = opened(hub, stream(store_info("bp", kind=BLUEPRINT), arrow("bp", kind=BLUEPRINT)))
+        assert one.recordings == {}
+        assert one.messages == 2
+
+    async def test_ids_that_cannot_be_read(self, hub: Hub) -> None:
+        one = opened(hub, stream(frames.frame(Kind.ARROW, b"\x0a\x02\xff\xff"), frames.frame(Kind.ARROW, b"")))
+        assert one.messages == 2
+        assert list(one.recordings) == [RecordingKey("", "(unreadable)")]
+
+    async def test_on_end_is_told_once(self, hub: Hub) -> None:
+        told: list[str] = []
+        hub.on_end = lambda stream: told.append(stream.meta.reason)
+        await ended(hub, stream(*numbered(1), end="sealed"))
+        assert told == ["test"]
+
+
+class TestAppend:
+    async def test_the_header_comes_first(self, hub: Hub) -> None:
+        one = hub.open_stream(kind="grpc")
+        with pytest.raises(ValueError, match="no header"):
+            hub.append(one, [(1, [b"x"])])
+        one.header = HEADER
+        info, message = (frames.payloads([frame])[0] for frame in numbered(1))
+        hub.append(one, [(info[0], [info[1]])])
+        hub.append(one, [(message[0], [message[1][:5], message[1][5:]])])
+        assert one.path.read_bytes() == stream(*numbered(1))
+        assert one.messages == 2
+
+    async def test_not_after_the_end(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(1), end="sealed"))
+        with pytest.raises(ValueError, match="has ended"):
+            hub.append(one, [(2, [b"x"])])
+
+    async def test_a_full_disk_is_waited_for(
+        self, hub: Hub, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        one = opened(hub, stream(*numbered(1)))
+        room, append = False, one.log.append  # type: ignore[union-attr]
+
+        def full(data: Any) -> int:
+            if not room:
+                raise FULL
+            return append(data)
+
+        one.log.append = full  # type: ignore[union-attr, method-assign]
+        nursery.start_soon(hub.append_wait, one, [(2, [b"payload"])])
+        await trio.testing.wait_all_tasks_blocked()
+        assert "No space left" in one.stalled
+        assert "is stalled, the program buffers" in caplog.text
+        await trio.sleep(3 * STALL_RETRY_S)
+        assert one.stalled
+        room = True
+        await trio.sleep(STALL_RETRY_S)
+        assert not one.stalled
+        assert one.messages == 3
+        assert caplog.text.count("is stalled") == 1
+        assert "flows again" in caplog.text
+
+    async def test_room_is_made_first(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+        one = opened(hub)
+        hub.make_room = lambda: 4096
+        await hub.stalled(one, FULL)  # without waiting
+        assert not one.stalled
+        assert "removed 4096 bytes" in caplog.text
+
+    async def test_other_errors_are_not_waited_for(self, hub: Hub) -> None:
+        one = opened(hub)
+        with pytest.raises(OSError, match="read-only"):
+            await hub.stalled(one, OSError(errno.EROFS, "read-only"))
+
+
+class TestFullDisk:
+    async def test_a_stream_opens_all_the_same(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        def save(self: Meta, directory: Path) -> None:
+            raise FULL
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Meta, "save", save)
+            one = hub.open_stream(kind="shim")
+            patch.setattr(Meta, "save", lambda *_: (_ for _ in ()).throw(OSError(errno.EACCES, "no")))
+            with pytest.raises(OSError, match="no"):
+                hub.open_stream(kind="shim")
+        assert [path.suffix for path in hub.directory.iterdir()] == [".rrd"]
+        one.stalled = "full"
+        hub.flowing(one)
+        assert Meta.load(one.path.with_suffix(".json")).id == one.id
+
+    async def test_a_footer_waits_for_room(
+        self, hub: Hub, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        tries = 0
+
+        async def full(path: Path) -> dict[str, Any]:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise FULL
+            return await finish(path)
+
+        hub.finish = full
+        one = opened(hub, stream(*numbered(1)))
+        hub.end_stream(one, "test")
+        await trio.testing.wait_all_tasks_blocked()
+        assert one.stalled
+        assert not one.complete
+        await completed(hub, one)
+        assert tries == 3
+        assert not one.stalled
+        assert not one.error
+
+    async def test_a_footer_that_cannot_be_is_tried_again_by_the_next_daemon(
+        self, hub: Hub, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def broken(path: Path) -> dict[str, Any]:
+            raise OSError(errno.EIO, "the disk is broken")
+
+        hub.finish = broken
+        one = await ended(hub, stream(*numbered(1)))
+        assert one.error.startswith(NOT_COMPLETED)
+        assert "the disk is broken" in caplog.text
+        again = make_hub(hub.directory)
+        again.load()
+        assert [stream.id for stream in again.unfinished()] == [one.id]
+        assert again.streams[one.id].error == ""
+
+
+class TestLoad:
+    async def test_complete_logs_are_not_read_again(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"), kind="shim", program="prog")
+        two = await ended(hub, stream(*numbered(1, "b"), arrow("bp", kind=BLUEPRINT)))
+        again = make_hub(hub.directory)
+        again.load()
+        assert again.unfinished() == []
+        for old in (one, two):
+            new = again.streams[old.id]
+            assert (new.messages, new.size, new.committed, new.data_end, new.header, new.sdk_version, new.generation) \
+                == (old.messages, old.size, old.committed, old.data_end, old.header, old.sdk_version, old.generation)
+            assert new.recordings == old.recordings
+            assert new.meta == old.meta
+            assert new.complete
+
+    async def test_a_summary_of_another_length_is_not_believed(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+        frames.write(one.path, one.path.read_bytes(), stream(*numbered(1, "appended")))
+        again = make_hub(hub.directory)
+        again.load()
+        assert again.unfinished() == [again.streams[one.id]]
+
+    @pytest.mark.parametrize("damage", [
+        {"stores": "none"}, {"stores": [["zz", [1, "a", "b"], 1, 1]]}, {"version": [1]}, {"messages": "many"}, {},
+    ])
+    async def test_a_damaged_summary(self, hub: Hub, damage: dict[str, Any]) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+        path = one.path.with_suffix(".json")
+        meta = json.loads(path.read_text())
+        meta["summary"] = {"size": one.size} if not damage else meta["summary"] | damage
+        path.write_text(json.dumps(meta))
+        again = make_hub(hub.directory)
+        again.load()
+        assert again.unfinished() == [again.streams[one.id]]
+
+    @pytest.mark.parametrize("text", [None, "", "{", "[1]", '{"id": "other", "kind": 7}'])
+    async def test_a_log_without_a_description(self, hub: Hub, text: str | None) -> None:
+        path = frames.write(hub.directory / "copied.rrd", stream(*numbered(3)))
+        if text is not None:
+            (hub.directory / "copied.json").write_text(text)
+        hub.load()
+        one = hub.streams["copied"]
+        assert (one.kind, one.ended_at) == (UNKNOWN, path.stat().st_mtime)
+        hub.end_stream(one, "found")
+        await completed(hub, one)
+        assert one.messages == 4
+
+    async def test_a_copy_of_a_description_does_not_name_the_other(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+        for suffix in (".rrd", ".json"):
+            (hub.directory / f"copy{suffix}").write_bytes(one.path.with_suffix(suffix).read_bytes())
+        again = make_hub(hub.directory)
+        again.load()
+        assert {name: stream.id for name, stream in again.streams.items()} == {one.id: one.id, "copy": "copy"}
+
+    async def test_take_up(self, hub: Hub) -> None:
+        """The next daemon goes on where the log ends, in the middle of a frame too."""
+        data = stream(*numbered(5), end="sealed")
+        one = opened(hub, data[:-60])
+        one.close()
+        again = make_hub(hub.directory)
+        again.load()
+        two = again.streams[one.id]
+        await again.take_up(two)
+        assert (two.committed, two.messages, two.recordings) == (one.committed, one.messages, one.recordings)
+        log = two.log
+        await again.take_up(two)
+        assert two.log is log
+        feed(again, two, data[-60:])
+        assert (two.committed, two.messages) == (len(data), 6)
+        two.close()
+
+    async def test_take_up_of_garbage(self, hub: Hub) -> None:
+        one = opened(hub, stream(*numbered(2)), b"g" * 30)
+        one.close()
+        again = make_hub(hub.directory)
+        again.load()
+        two = again.streams[one.id]
+        await again.take_up(two)
+        assert two.error == one.error
+        assert two.messages == 3
+        two.close()
+
+    async def test_ended_while_it_was_being_taken_up(self, hub: Hub) -> None:
+        """Two who take up the same log do not disturb each other."""
+        one = opened(hub, stream(*numbered(50)))
+        one.close()
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(hub.take_up, one)
+            hub.end_stream(one, "meanwhile")
+        await completed(hub, one)
+        assert one.messages == 51
+        assert frames.frames_of(one.path.read_bytes()) == frames.frames_of(stream(*numbered(50)))
+
+    async def test_a_spool_that_cannot_be_read(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            Hub(tmp_path / "none").load()
+
+
+class TestFiles:
+    async def test_a_file_in_place(self, hub: Hub, tmp_path: Path) -> None:
+        path = frames.write(tmp_path / "a.rrd", stream(*numbered(3), end="sealed"))
+        one = await hub.open_file(path)
+        assert (one.id, one.kind, one.messages, one.complete) == (f"file:{path}", "file", 4, True)
+        assert await hub.open_file(path) is one
+        frames.write(path, stream(*numbered(5), end="sealed"))
+        two = await hub.open_file(path)
+        assert two is not one
+        assert two.generation != one.generation
+        assert two.messages == 6
+
+    async def test_a_damaged_file_is_read_up_to_the_damage(self, hub: Hub, tmp_path: Path) -> None:
+        path = frames.write(tmp_path / "a.rrd", stream(*numbered(3)), b"x" * 40)
+        one = await hub.open_file(path)
+        assert one.messages == 4
+        assert f"at byte {path.stat().st_size - 40}" in one.error
+
+    async def test_no_rrd(self, hub: Hub, tmp_path: Path) -> None:
+        path = frames.write(tmp_path / "a.rrd", b"hello world, this is text")
+        with pytest.raises(FormatError, match="found b'hell'"):
+            await hub.open_file(path)
+        with pytest.raises(FileNotFoundError):
+            await hub.open_file(tmp_path / "none.rrd")
+        assert hub.streams == {}
+
+
+class TestForget:
+    async def test_log_and_description_go(self, hub: Hub) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+        assert hub.forget(one) > one.size
+        assert hub.streams == {}
+        assert list(hub.directory.iterdir()) == []
+        assert hub.forget(one) == 0
+
+    async def test_a_file_elsewhere_keeps_the_bytes(self, hub: Hub, tmp_path: Path) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+        os.link(one.path, tmp_path / "saved.rrd")
+        meta = one.path.with_suffix(".json").stat().st_size
+        assert hub.forget(one) == meta
+        assert (tmp_path / "saved.rrd").read_bytes() == stream(*numbered(3), end="sealed")
+
+
+class TestWaiting:
+    async def test_changes(self, hub: Hub, nursery: trio.Nursery) -> None:
+        seen = hub.version
+        got: list[int] = []
+
+        async def wait() -> None:
+            got.append(await hub.wait_change(seen))
+
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == []
+        hub.changed()
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [seen + 1]
+        assert await hub.wait_change(seen) == seen + 1
+
+    async def test_only_new_stores_reshape(self, hub: Hub) -> None:
+        one = opened(hub, stream(*numbered(1)))
+        shape, version = hub.shape, hub.version
+        feed(hub, one, arrow())
+        assert (hub.shape, hub.version) == (shape, version + 1)
+        feed(hub, one, arrow()[:-1])
+        assert hub.version == version + 1  # nothing is whole yet
+        feed(hub, one, arrow()[-1:], arrow("other"))
+        assert hub.shape == shape + 1
+
+
+class TestFinishFile:
+    async def test_in_a_process_of_its_own(self, tmp_path: Path) -> None:
+        path = frames.write(tmp_path / "a.rrd", stream(*numbered(2)), arrow()[:-1])
+        result = await finish_file(path)
+        assert result["dropped_bytes"] == len(arrow()) - 1
+        assert frames.frames_of(path.read_bytes()) == frames.frames_of(stream(*numbered(2)))
+
+    async def test_the_error_is_the_disks_own(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.rrd"))):
+            await finish_file(tmp_path / "none.rrd")
