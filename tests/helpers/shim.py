@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ from types import TracebackType
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
 
 PRELUDE = """
-import os, signal, sys, threading, time
+import faulthandler, os, signal, sys, threading, time
+faulthandler.register(signal.SIGUSR1, all_threads=True)  # the test asks when this hangs
 import rerun as rr
 import rrd
 
@@ -68,7 +71,14 @@ class Program:
 
     def finish(self, code: int = 0, seconds: float = 2 * DEADLINE_S) -> str:
         """Wait for its end; returns what it wrote to stderr."""
-        out, errors = self.process.communicate(timeout=seconds)
+        try:
+            out, errors = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGUSR1)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(1)
+            self.process.kill()
+            raise AssertionError(f"the program hangs: {self.process.communicate()}") from None
         assert self.process.returncode == code, f"{self.process.returncode}: {out}\n{errors}"
         return errors
 

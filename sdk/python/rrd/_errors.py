@@ -30,7 +30,7 @@ class Unreachable(Exception):
     Args:
         message: Why, one line.
         hint: What to do about it, or empty.
-        nobody: True when nothing listens at all (as opposed to: something does, and does not answer as it should).
+        nobody: True when nobody is there, or not any more (as opposed to: somebody is, and does not answer).
     """
 
     def __init__(self, message: str, hint: str = "", *, nobody: bool = False) -> None:

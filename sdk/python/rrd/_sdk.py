@@ -47,6 +47,8 @@ def resolve(recording: rr.RecordingStream | None) -> Target | None:
     found = rerun.get_data_recording(recording)
     if found is None:
         raise Error("usage", "no recording is active", "call rerun.init() first, or pass recording=")
+    if found.to_native().is_forked_child():
+        raise Error("usage", "the recording is the parent process's", "make a new one: rerun.RecordingStream(...)")
     application_id = rerun.get_application_id(found)
     recording_id = rerun.get_recording_id(found)
     # A recording that is switched off does not know its own ids.

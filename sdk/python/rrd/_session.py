@@ -44,7 +44,7 @@ EXIT_SECONDS = 10.0
 START_AGAIN_AFTER = 30.0
 """Seconds after a daemon could not be started in which calls do not try that again: each try may take ten."""
 SPILL_SLICE = 0.05
-"""Seconds the keeper's lock is held at most in one go while the program runs: a keeper may want to start."""
+"""Seconds the locks are held at most in one go while the program runs: a keeper may want to start."""
 
 
 class Stream:
@@ -143,7 +143,7 @@ class Session:
                     self._resume(connection, stream)
             except ConnectionLost as error:
                 connection.close()
-                raise Unreachable("the daemon went away while it was asked") from error
+                raise Unreachable("the daemon went away while it was asked", nobody=True) from error
             except BaseException:
                 connection.close()
                 raise
@@ -361,10 +361,11 @@ class Session:
             try:
                 if self._come_back():
                     return 0
-                self._spill()
+                if self._spill():
+                    attempt = -1
             finally:
                 self._door.release()
-        self._poll(None, RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+        self._poll(None, RETRY_SECONDS[min(max(attempt, 0), len(RETRY_SECONDS) - 1)])
         return attempt + 1
 
     def _come_back(self) -> bool:
@@ -404,23 +405,31 @@ class Session:
         with self._table:
             return [_spill.Pipe(stream.read_end, stream.log) for stream in self.streams]
 
-    def _spill(self) -> None:
-        """Make room in the pipes, if nobody else can: the SDK must not fill the memory for want of a daemon."""
+    def _spill(self) -> bool:
+        """Make room in the pipes, if nobody else can: the SDK must not fill the memory for want of a daemon.
+
+        Returns:
+            True if there may be more to move at once.
+        """
         if time.monotonic() < self._away_since + RESTART_AFTER:
-            return
+            return False
         pipes = self._pipes()
         if not any(_spill.unread(pipe.read_end) for pipe in pipes):
-            return
+            return False
         until = time.monotonic() + SPILL_SLICE
         with _spill.nobody_home() as alone:
             if not alone:
-                return
+                return False
             spill = _spill.Spill(pipes)
             try:
-                while spill.move(drop=False) and time.monotonic() < until:
-                    pass
+                while time.monotonic() < until:
+                    if not spill.move(drop=False):
+                        return False
+                    # The SDK refills a pipe as soon as it can.
+                    spill.wait(0.002)
             finally:
                 spill.close()
+        return True
 
     # -- the end -------------------------------------------------------------------------------------------------
 

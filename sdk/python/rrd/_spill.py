@@ -31,20 +31,24 @@ class Pipe(NamedTuple):
 
 @contextlib.contextmanager
 def nobody_home() -> Iterator[bool]:
-    """Hold the keeper's lock. Yields False, and holds nothing, if somebody else does: then a keeper is alive."""
-    lock = -1
-    held = False
-    with contextlib.suppress(OSError):
-        lock = os.open(os.path.join(_paths.runtime_dir(), "keeper.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The keeper writes its process id there, and that is not ours.
-        os.ftruncate(lock, 0)
-        held = True
-    try:
-        yield held
-    finally:
-        if lock >= 0:
-            os.close(lock)
+    """Hold the keeper's lock, and the one that is held while a daemon is being started: whoever wants to waits.
+
+    Yields:
+        False, with nothing held, if somebody else has either: then a keeper is alive, or will be.
+    """
+    with contextlib.ExitStack() as locks:
+        try:
+            for name in ("start.lock", "keeper.lock"):
+                lock = os.open(os.path.join(_paths.runtime_dir(), name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                locks.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The keeper writes its process id there, and that is not ours.
+            os.ftruncate(lock, 0)
+        except OSError:
+            locks.close()
+            yield False
+        else:
+            yield True
 
 
 def unread(read_end: int) -> int:

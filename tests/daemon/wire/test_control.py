@@ -40,7 +40,8 @@ def test_encode(vector: dict) -> None:
 def test_decode(vector: dict) -> None:
     """At once, byte by byte, and cut in two anywhere."""
     data = bytes.fromhex(vector["hex"])
-    cuts = [[data], [data[at : at + 1] for at in range(len(data))], *([data[:at], data[at:]] for at in range(len(data)))]
+    halves = [[data[:at], data[at:]] for at in range(len(data))]
+    cuts = [[data], [data[at : at + 1] for at in range(len(data))], *halves]
     for pieces in cuts:
         decoder, found = control.Decoder(), []
         for piece in pieces:
