@@ -17,13 +17,14 @@ _rrd() {
             "") verb="$word" ;;
             "daemon") verb="daemon $word" ;;
             "config") verb="config $word" ;;
+            "completion") verb="completion $word" ;;
             *) at=$((at + 1)) ;;
         esac
     done
     case "$verb" in
         "")
             options="-V --version -h --help"
-            mapfile -t found < <(compgen -W "run save spawn connect serve detach ls status viewers tail info recover forget gc daemon config" -- "$current")
+            mapfile -t found < <(compgen -W "run save spawn connect serve detach ls status viewers top doctor tail info recover forget gc daemon config completion" -- "$current")
             ;;
         "run")
             options="-o --save -f --force --spawn --headless --serve --no-open --connect --stdout --no-port -q --quiet -h --help"
@@ -58,6 +59,14 @@ _rrd() {
             kinds=""
             ;;
         "viewers")
+            options="--json -h --help"
+            kinds=""
+            ;;
+        "top")
+            options="-i --interval -h --help"
+            kinds=""
+            ;;
+        "doctor")
             options="--json -h --help"
             kinds=""
             ;;
@@ -133,6 +142,22 @@ _rrd() {
             options="-h --help"
             kinds=""
             ;;
+        "completion")
+            options="-h --help"
+            mapfile -t found < <(compgen -W "install show man" -- "$current")
+            ;;
+        "completion install")
+            options="-h --help"
+            case $at in 0) kinds="" ;; esac
+            ;;
+        "completion show")
+            options="-h --help"
+            case $at in 0) kinds="" ;; esac
+            ;;
+        "completion man")
+            options="-h --help"
+            kinds=""
+            ;;
         *) return ;;
     esac
     case "$verb $previous" in
@@ -150,6 +175,7 @@ _rrd() {
         "serve -p" | "serve --port") valued=yes kinds="" ;;
         "serve --token") valued=yes kinds="" ;;
         "serve --host-name") valued=yes kinds="" ;;
+        "top -i" | "top --interval") valued=yes kinds="" ;;
         "tail -n" | "tail --lines") valued=yes kinds="" ;;
         "recover -o" | "recover --output") valued=yes kinds="files" ;;
         "forget --older-than") valued=yes kinds="" ;;

@@ -33,6 +33,11 @@ def sleeping() -> bool:
     return listening() and not units.running()
 
 
+def installed() -> bool:
+    """Unit files of this user are there."""
+    return units.installed()
+
+
 def running() -> bool:
     """The daemon runs as a service."""
     return units.running()

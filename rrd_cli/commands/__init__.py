@@ -23,6 +23,8 @@ VERBS: Final[dict[str, str]] = {
     "ls": "Looking",
     "status": "Looking",
     "viewers": "Looking",
+    "top": "Looking",
+    "doctor": "Looking",
     "tail": "Files and recordings",
     "info": "Files and recordings",
     "recover": "Files and recordings",
@@ -30,5 +32,6 @@ VERBS: Final[dict[str, str]] = {
     "gc": "Files and recordings",
     "daemon": "The daemon",
     "config": "The daemon",
+    "completion": "The daemon",
 }
 """Each verb with the section of `rrd --help` that it stands in, in the order of help."""
