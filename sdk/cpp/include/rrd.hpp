@@ -370,8 +370,13 @@ namespace rrd {
         inline constexpr seconds RESTART_AFTER{2};
         /// How long the end of the program may take to find a home for what is still in the pipes.
         inline constexpr seconds EXIT_TIMEOUT{10};
-        /// A keeper may want to start: its lock is held at most this long in one go.
-        inline constexpr milliseconds SPILL_SLICE{200};
+        /// A keeper may want to start: the locks are held at most this long in one go.
+        inline constexpr milliseconds SPILL_SLICE{50};
+        /// After a daemon could not be had, verbs do not try to start one, or wait for one that hangs, for this long:
+        /// each try may take ten seconds of the program's time. One that is there is found all the same.
+        inline constexpr seconds TRY_AGAIN_AFTER{30};
+        /// How long one that hung may take then.
+        inline constexpr milliseconds SHORT_TIMEOUT{200};
         /// A request that the daemon died under is said again this often.
         inline constexpr int ATTEMPTS = 5;
 
@@ -522,10 +527,15 @@ namespace rrd {
             return socket;
         }
 
-        /// $RRD_DAEMON, else rrd-daemon on PATH; empty if there is none.
-        inline std::string daemon_program() {
+        /// $RRD_DAEMON, else rrd-daemon on PATH.
+        inline Result<std::string> daemon_program() {
             const std::string chosen = variable("RRD_DAEMON");
             if (!chosen.empty()) {
+                if (::access(chosen.c_str(), X_OK) != 0 || is_directory(chosen)) {
+                    return unavailable(
+                        "cannot start the daemon: not an executable file: " + chosen, "RRD_DAEMON says so"
+                    );
+                }
                 return chosen;
             }
             const std::string path = variable("PATH");
@@ -537,18 +547,19 @@ namespace rrd {
                 }
                 begin = end + 1;
             }
-            return "";
+            return unavailable(
+                "cannot start the daemon: rrd-daemon not found",
+                "install it (pip install rrd-cli), or set RRD_DAEMON to its path"
+            );
         }
 
         /// Start a daemon that is nobody's child and outlives this process; returns its process id.
         inline Result<pid_t> spawn_daemon() {
-            const std::string program = daemon_program();
-            if (program.empty()) {
-                return unavailable(
-                    "cannot start the daemon: rrd-daemon not found",
-                    "install it (pip install rrd-cli), or set RRD_DAEMON to its path"
-                );
+            const auto chosen = daemon_program();
+            if (chosen.is_err()) {
+                return chosen.error;
             }
+            const std::string& program = chosen.value;
             if (Error error = make_private(state_dir()); error.is_err()) {
                 return error;
             }
@@ -786,7 +797,8 @@ namespace rrd {
         // -----------------------------------------------------------------------------------------------------------
         // What is done with the pipes while there is neither daemon nor keeper: their bytes are appended to the logs.
         // A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
-        // Only with the keeper's own lock in hand: it proves that nobody else reads the pipes or writes the logs.
+        // Only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs, and
+        // with the one under which a daemon is started, so that whoever wants to start one waits.
 
         inline std::size_t spill_some(Stream& stream, int log) {
             std::vector<char> piece(std::min(stream.pipe->unread(), std::size_t{1} << 16));
@@ -813,9 +825,14 @@ namespace rrd {
             if (std::none_of(streams.begin(), streams.end(), waits)) {
                 return 0;
             }
-            const std::string path = runtime_dir() + "/keeper.lock";
-            const Descriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-            if (!lock || ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+            std::vector<Descriptor> locks;
+            for (const char* name : {"/start.lock", "/keeper.lock"}) {
+                locks.emplace_back(::open((runtime_dir() + name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+                if (!locks.back() || ::flock(locks.back().get(), LOCK_EX | LOCK_NB) != 0) {
+                    return 0;
+                }
+            }
+            if (::ftruncate(locks.back().get(), 0) != 0) { // a keeper writes its process id there, and that is not ours
                 return 0;
             }
             const auto until = Clock::now() + SPILL_SLICE;
@@ -1044,7 +1061,11 @@ namespace rrd {
             Error connected(std::unique_lock<std::mutex>& lock) {
                 const auto deadline = Clock::now() + RECONNECT_TIMEOUT;
                 while (_phase != Phase::Up) {
+                    const Error failure = recent_failure();
                     if (_phase == Phase::Busy) {
+                        if (failure.is_err()) {
+                            return failure;
+                        }
                         _wanted = true;
                         _changed.notify_all();
                         if (_changed.wait_until(lock, deadline) == std::cv_status::timeout) {
@@ -1054,10 +1075,10 @@ namespace rrd {
                     }
                     _phase = Phase::Busy;
                     lock.unlock();
-                    auto dialled = dial_or_start();
-                    auto made = dialled.is_ok() ? greet(std::move(dialled.value)) : Result<Connection>(dialled.error);
+                    auto made = establish(failure);
                     lock.lock();
                     _phase = Phase::Down;
+                    note(made.error);
                     _changed.notify_all();
                     if (made.is_err()) {
                         return made.error;
@@ -1071,7 +1092,33 @@ namespace rrd {
                 return {};
             }
 
+            /// A connection, and a daemon that answers on it; `failure` is what went wrong not long ago.
+            static Result<Connection> establish(const Error& failure) {
+                auto dialled = failure.is_err() ? dial() : dial_or_start();
+                if (dialled.is_err()) {
+                    return dialled.error;
+                }
+                if (!dialled.value) {
+                    return failure;
+                }
+                return greet(std::move(dialled.value), failure.is_err() ? SHORT_TIMEOUT : milliseconds(HELLO_TIMEOUT));
+            }
+
+            /// Keep in mind that no daemon could be had.
+            void note(const Error& error) {
+                // Not when it was noted just before: the time counts from the last real try.
+                if (error.code == "unavailable" && recent_failure().is_ok()) {
+                    _failure = error;
+                    _failed_at = Clock::now();
+                }
+            }
+
+            Error recent_failure() const {
+                return Clock::now() < _failed_at + TRY_AGAIN_AFTER ? _failure : Error{};
+            }
+
             void up(int socket) {
+                _failure = Error{};
                 _socket = socket;
                 _phase = Phase::Up;
                 _wanted = _stopping = false;
@@ -1079,7 +1126,7 @@ namespace rrd {
             }
 
             /// Say hello; neither side goes on with one that speaks another protocol.
-            static Result<Connection> greet(Descriptor socket) {
+            static Result<Connection> greet(Descriptor socket, milliseconds timeout) {
                 Connection connection{std::move(socket), {}};
                 const std::string agent = std::string("rrd-cpp ") + VERSION;
                 const Json args = {
@@ -1088,7 +1135,8 @@ namespace rrd {
                 if (!send(connection.socket.get(), message.value, -1)) {
                     return unavailable("the daemon does not answer: " + describe(errno));
                 }
-                auto answer = receive(connection, [](const Json& found) { return outcome(found).has_value(); });
+                auto answer =
+                    receive(connection, timeout, [](const Json& found) { return outcome(found).has_value(); });
                 if (answer.is_err()) {
                     return answer.error;
                 }
@@ -1107,8 +1155,10 @@ namespace rrd {
             }
 
             /// Read messages until one is wanted. Those before it are for `wanted` to see.
-            static Result<Json> receive(Connection& connection, const std::function<bool(const Json&)>& wanted) {
-                const auto deadline = Clock::now() + HELLO_TIMEOUT;
+            static Result<Json> receive(
+                Connection& connection, milliseconds timeout, const std::function<bool(const Json&)>& wanted
+            ) {
+                const auto deadline = Clock::now() + timeout;
                 while (true) {
                     auto message = connection.decoder.next_message();
                     if (message.is_err()) {
@@ -1314,12 +1364,15 @@ namespace rrd {
                     if (alone && (take_wanted() || !(started || stopped))) {
                         started = true;
                         dialled = dial_or_start();
+                        const std::lock_guard lock(_mutex);
+                        note(dialled.error);
+                        _changed.notify_all();
                     } else if (alone && stopped && !std::exchange(warned, true)) {
                         warn("the daemon was stopped; what is logged meanwhile is kept (`rrd daemon start` takes it up)");
                     }
                     Error error = dialled.error;
                     if (dialled.is_ok() && dialled.value) {
-                        auto made = greet(std::move(dialled.value));
+                        auto made = greet(std::move(dialled.value), HELLO_TIMEOUT);
                         error = made.error;
                         if (made.is_ok() && resume(made.value)) {
                             connection = std::move(made.value);
@@ -1382,7 +1435,7 @@ namespace rrd {
                     if (!send(connection.socket.get(), message.value, stream->pipe->reader())) {
                         return false;
                     }
-                    const auto answer = receive(connection, [&](const Json& found) {
+                    const auto answer = receive(connection, HELLO_TIMEOUT, [&](const Json& found) {
                         const bool mine = control::number(found, "id") == id && outcome(found).has_value();
                         if (!mine) {
                             received(found);
@@ -1435,6 +1488,8 @@ namespace rrd {
             std::map<std::uint64_t, std::shared_ptr<Waiting>> _waiting;
             std::uint64_t _last_id = 1;
             Streams _streams;
+            Error _failure; // when, and why, no daemon could be had
+            Clock::time_point _failed_at;
             bool _stopping = false; // the daemon said that it was told to stop
             bool _wanted = false; // somebody waits, so a daemon is to be started even if one was stopped
         };

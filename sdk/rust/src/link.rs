@@ -35,6 +35,11 @@ use crate::{spill, start, Error};
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a verb waits for a daemon that is being connected to again.
 const RECONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// After a daemon could not be had, verbs do not try to start one, or wait for one that hangs, for this long: each
+/// try may take ten seconds of the program's time. One that is there is found all the same.
+const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long one that hung may take then.
+const SHORT_TIMEOUT: Duration = Duration::from_millis(200);
 /// With nobody listening for this long the keeper must be dead, too: it needs a second at most.
 const RESTART_AFTER: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts to reach the daemon again.
@@ -90,6 +95,8 @@ struct State {
     stopping: bool,
     /// Somebody waits for a connection, so a daemon is to be started even if one was stopped.
     wanted: bool,
+    /// When, and why, no daemon could be had.
+    failed: Option<(Instant, String, String)>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -292,6 +299,9 @@ impl Link {
             match state.phase {
                 Phase::Up => return Ok(state),
                 Phase::Busy => {
+                    if let Some(error) = state.recent_failure() {
+                        return Err(error);
+                    }
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         return Err(Error::unavailable("the daemon has gone away", "start it: rrd daemon start"));
@@ -302,10 +312,12 @@ impl Link {
                 }
                 Phase::Down => {
                     state.phase = Phase::Busy;
+                    let failure = state.recent_failure();
                     drop(state);
-                    let made = start::connect_or_start().and_then(greet);
+                    let made = establish(failure);
                     state = self.lock();
                     state.phase = Phase::Down;
+                    state.note(&made);
                     self.changed.notify_all();
                     let (socket, decoder) = made?;
                     self.watch(Arc::clone(&socket), decoder)?;
@@ -422,12 +434,14 @@ impl Link {
                 if wanted || !(started || stopped) {
                     started = true;
                     made = start::connect_or_start().map(Some);
+                    self.lock().note(&made);
+                    self.changed.notify_all();
                 } else if stopped && !warned {
                     warned = true;
                     warn("the daemon was stopped; what is logged meanwhile is kept (`rrd daemon start` takes it up again)");
                 }
             }
-            match made.and_then(|found| found.map(greet).transpose()) {
+            match made.and_then(|found| found.map(|socket| greet(socket, HELLO_TIMEOUT)).transpose()) {
                 Ok(Some((socket, decoder))) => match self.resume(socket, decoder) {
                     Ok(connection) => {
                         self.lock().up(Arc::clone(&connection.0));
@@ -528,6 +542,22 @@ impl State {
         self.phase = Phase::Up;
         self.wanted = false;
         self.stopping = false;
+        self.failed = None;
+    }
+
+    /// Keep in mind that no daemon could be had.
+    fn note<T>(&mut self, made: &Result<T, Error>) {
+        if let Err(Error::Unavailable { message, hint }) = made {
+            // Not when it was noted just before: the time counts from the last real try.
+            if self.recent_failure().is_none() {
+                self.failed = Some((Instant::now(), message.clone(), hint.clone()));
+            }
+        }
+    }
+
+    fn recent_failure(&self) -> Option<Error> {
+        let (when, message, hint) = self.failed.as_ref()?;
+        (when.elapsed() < TRY_AGAIN_AFTER).then(|| Error::unavailable(message.as_str(), hint.as_str()))
     }
 
     /// Whether the other side is gone, and the watcher may not know it yet.
@@ -561,14 +591,25 @@ fn outcome(message: &Map) -> Option<Result<Map, Error>> {
     Some(Err(Error::Verb { code: part("code"), message: part("message"), hint: part("hint") }))
 }
 
+/// A connection, and a daemon that answers on it; `failure` is what went wrong not long ago.
+fn establish(failure: Option<Error>) -> Result<(Arc<UnixStream>, Decoder), Error> {
+    match failure {
+        None => greet(start::connect_or_start()?, HELLO_TIMEOUT),
+        Some(failure) => match start::connect()? {
+            Some(socket) => greet(socket, SHORT_TIMEOUT),
+            None => Err(failure),
+        },
+    }
+}
+
 /// Say hello; neither side goes on with one that speaks another protocol.
-fn greet(socket: UnixStream) -> Result<(Arc<UnixStream>, Decoder), Error> {
+fn greet(socket: UnixStream, timeout: Duration) -> Result<(Arc<UnixStream>, Decoder), Error> {
     let failed = |error: std::io::Error| Error::unavailable(format!("the daemon does not answer: {error}"), "");
     let message = control::encode(control::hello(AGENT, std::process::id()))?;
     socket.set_write_timeout(Some(HELLO_TIMEOUT)).map_err(failed)?;
     send(&socket, &message, &[]).map_err(failed)?;
     let mut decoder = Decoder::default();
-    let deadline = Instant::now() + HELLO_TIMEOUT;
+    let deadline = Instant::now() + timeout;
     let answer = receive(&socket, &mut decoder, deadline, |message| outcome(message).is_some())?;
     match outcome(&answer) {
         Some(Err(error)) => Err(error),

@@ -2,8 +2,8 @@
 //!
 //! A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
 //!
-//! Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs;
-//! a log is never made, only continued; what a log does not take stays in its pipe.
+//! Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs,
+//! and with the one under which a daemon is started, so that whoever wants to start one waits; a log is never made, only continued; what a log does not take stays in its pipe.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -16,8 +16,8 @@ use rustix::fs::{flock, FlockOperation};
 use crate::link::Stream;
 use crate::paths;
 
-/// The lock is held at most this long in one go: a keeper may want to start.
-const SLICE: Duration = Duration::from_millis(200);
+/// The locks are held at most this long in one go: a keeper may want to start.
+const SLICE: Duration = Duration::from_millis(50);
 const PIECE: usize = 1 << 16;
 
 /// Move what is in the pipes to their logs, if nobody else can. Returns the number of bytes moved.
@@ -25,7 +25,7 @@ pub fn spill(streams: &[Arc<Stream>]) -> u64 {
     if !streams.iter().any(|stream| stream.pipe.unread() > 0) {
         return 0;
     }
-    let Some(_lock) = nobody_home() else { return 0 };
+    let Some(_locks) = nobody_home() else { return 0 };
     let until = Instant::now() + SLICE;
     let mut logs: Vec<_> = streams.iter().filter_map(|stream| Some((stream, log_of(stream)?))).collect();
     let mut total = 0;
@@ -48,12 +48,18 @@ pub fn spill(streams: &[Arc<Stream>]) -> u64 {
     }
 }
 
-/// The keeper's lock, if no keeper is alive.
-fn nobody_home() -> Option<File> {
-    let path = paths::runtime_dir().join("keeper.lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).ok()?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(file)
+/// The locks of starting and of keeping a daemon, if nobody has either.
+fn nobody_home() -> Option<[File; 2]> {
+    let locked = |name| {
+        let path = paths::runtime_dir().join(name);
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).ok()?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
+        Some(file)
+    };
+    let (start, keeper) = (locked("start.lock")?, locked("keeper.lock")?);
+    // A keeper writes its process id there, and that is not ours.
+    keeper.set_len(0).ok()?;
+    Some([start, keeper])
 }
 
 fn log_of(stream: &Stream) -> Option<File> {

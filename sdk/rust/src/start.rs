@@ -119,10 +119,11 @@ fn spawn() -> Result<Pid, Error> {
 
 /// `$RRD_DAEMON`, else `rrd-daemon` on PATH.
 fn daemon_program() -> Result<PathBuf, Error> {
-    if let Some(chosen) = env::var_os("RRD_DAEMON").filter(|name| !name.is_empty()) {
-        return Ok(chosen.into());
-    }
     let runs = |path: &PathBuf| access(path, Access::EXEC_OK).is_ok() && path.is_file();
+    if let Some(chosen) = env::var_os("RRD_DAEMON").filter(|name| !name.is_empty()).map(PathBuf::from) {
+        let refused = || format!("cannot start the daemon: not an executable file: {}", chosen.display());
+        return if runs(&chosen) { Ok(chosen) } else { Err(Error::unavailable(refused(), "RRD_DAEMON says so")) };
+    }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path).map(|dir| dir.join("rrd-daemon")).find(runs).ok_or_else(|| {
         Error::unavailable(
