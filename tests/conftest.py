@@ -33,6 +33,10 @@ DEADLINE_S = 30.0
 """What should happen at once gets this long on a loaded machine."""
 
 
+# A shell starts background jobs with SIGINT ignored, and that is inherited: Ctrl-C is tested all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def missing(what: str) -> None:
     """Skip for want of something; in CI that is a failure."""
     if os.environ.get("CI"):
