@@ -92,28 +92,25 @@ class CursorState(NamedTuple):
     Attributes:
         position: In the log, bytes.
         messages, bytes: Selected messages before it, and their bytes.
-        passed: All messages before it.
         generation: Which writing of the log `position` belongs to.
     """
 
     position: int = 0
     messages: int = 0
     bytes: int = 0
-    passed: int = 0
     generation: int = 0
 
 
 class Cursor:
     """A position in one stream's log, and how many selected messages lie before it."""
 
-    __slots__ = ("bytes", "generation", "messages", "passed", "scanner", "stream")
+    __slots__ = ("bytes", "generation", "messages", "scanner", "stream")
 
     def __init__(self, stream: Stream, state: CursorState | None = None) -> None:
         start = state or CursorState(generation=stream.generation)
         self.stream = stream
         self.scanner = Scanner(stream.fd(), start.position)
-        self.messages, self.bytes, self.passed = start.messages, start.bytes, start.passed
-        self.generation = start.generation
+        self.messages, self.bytes, self.generation = start.messages, start.bytes, start.generation
 
     @property
     def position(self) -> int:
@@ -123,30 +120,28 @@ class Cursor:
     @property
     def state(self) -> CursorState:
         """What a new cursor needs to go on from here."""
-        return CursorState(self.position, self.messages, self.bytes, self.passed, self.generation)
+        return CursorState(self.position, self.messages, self.bytes, self.generation)
 
     def frames(self, limit: int) -> Iterator[Frame]:
         """Frames from here on that are whole within the log's first `limit` bytes."""
         self.refresh()
         try:
-            for frame in self.scanner.frames(limit):
-                self.passed += 1
-                yield frame
+            yield from self.scanner.frames(limit)
         except FormatError as error:
             # These frames were whole once: somebody, or a disk, has changed the log.
             raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(self.stream.path)) from error
 
     def refresh(self) -> None:
-        """Use the log as it is now: opened again, or written anew with the same frames at other places."""
+        """Use the log as it is now: opened again; or written anew, then from its beginning.
+
+        Then its frames lie at other places, and some that said nothing new, or nothing at all, are gone: which ones
+        were delivered cannot be told. Viewers know the chunks that they have by their ids.
+        """
         if self.generation == self.stream.generation:
             self.scanner.use(self.stream.fd())
             return
-        self.generation = self.stream.generation
         self.scanner = Scanner(self.stream.fd())
-        if self.passed:
-            for count, _ in enumerate(self.scanner.frames(self.stream.data_end), 1):
-                if count == self.passed:
-                    break
+        self.messages, self.bytes, self.generation = 0, 0, self.stream.generation
 
 
 class Feed:
@@ -329,8 +324,7 @@ class Feed:
         for stream in list(self.streams()):
             state, found = await self._skim(stream)
             self._cursors[stream.id] = Cursor(stream, CursorState(
-                found.position, state.messages + found.messages, state.bytes + found.bytes,
-                state.passed + found.passed, state.generation))
+                found.position, state.messages + found.messages, state.bytes + found.bytes, state.generation))
             self.delivered_messages += len(found.pinned)
             skipped += found.messages - len(found.pinned)
         self.skipped_messages += skipped

@@ -310,6 +310,11 @@ class FileSink(Sink):
             self.feed.seek(self._cursors)
             while True:
                 seen = self.hub.version
+                if self._written_anew():
+                    self.size, self._cursors = 0, {}
+                    self.saved()
+                    os.ftruncate(target, 0)
+                    self.feed.seek({})
                 batch = self.feed.next_nowait(STEP)
                 if batch is not None:
                     self._write_header(target, batch.stream)
@@ -330,6 +335,12 @@ class FileSink(Sink):
             os.close(target)
         self._check_target()
         await self._finish(self.path)
+
+    def _written_anew(self) -> bool:
+        """A log that this merge has read from is another file now, so that nobody knows what of it was read."""
+        streams = self.hub.streams
+        return any(name in streams and state.generation != streams[name].generation
+                   for name, state in self._cursors.items())
 
     async def _pace(self, stream: Stream | None = None) -> None:
         """Let more come together, unless it is the end that came."""

@@ -36,14 +36,12 @@ class Skimmed(NamedTuple):
     Attributes:
         pinned: Frames to deliver nevertheless, in order.
         messages, bytes: Of the selected frames, with headers.
-        passed: All frames.
         position: Where the reader stands now.
     """
 
     pinned: list[Frame]
     messages: int
     bytes: int
-    passed: int
     position: int
 
 
@@ -62,10 +60,9 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
     """
     scanner = Scanner(fd, position)
     kept: list[Frame] = []
-    messages = size = passed = 0
+    messages = size = 0
     blueprints: dict[bytes | None, bool] = {}
     for frame in scanner.frames(end):
-        passed += 1
         if wanted is not None and frame.store not in wanted:
             continue
         messages += 1
@@ -74,7 +71,7 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
             blueprints[frame.store] = _is_blueprint(frame.store)
         if frame.kind != Kind.ARROW or blueprints[frame.store] or is_static(fd, frame):
             kept.append(frame)
-    return Skimmed(kept, messages, size, passed, scanner.position)
+    return Skimmed(kept, messages, size, scanner.position)
 
 
 def _is_blueprint(raw: bytes | None) -> bool:

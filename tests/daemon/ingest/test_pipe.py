@@ -5,7 +5,6 @@ import fcntl
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,7 +121,7 @@ class TestEnds:
 
     async def test_the_program_is_gone(self, hub: Hub, nursery: trio.Nursery) -> None:
         """A forked child may keep the pipe open for as long as it likes."""
-        program = await trio.lowlevel.open_process([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        program = await trio.lowlevel.open_process(["cat"], stdin=subprocess.PIPE)
         pipe = Pipe(hub)
         pipe.pump.pidfd = os.pidfd_open(program.pid)
         nursery.start_soon(pipe.pump.run)
@@ -135,6 +134,7 @@ class TestEnds:
         one = await pipe.end()
         assert one.meta.reason == "the program has ended"
         assert one.messages == 22
+        await program.wait()
         pipe.close()
 
     async def test_stdin_goes_on_after_an_end(self, hub: Hub, nursery: trio.Nursery) -> None:
