@@ -1,1 +1,1 @@
-"""What is measured against what. Everything is a ratio of things run side by side with the real SDK, in alternating runs."""
+"""What is measured against what: ratios of things run side by side with the real SDK, in alternating runs."""

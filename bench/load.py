@@ -1,5 +1,6 @@
-"""A program's wall time: KIND (img, pts, scalar) COUNT MODE [ARGUMENT...]. Prints seconds from choosing the output to its end.
+"""A program's wall time: prints seconds from choosing the output to its end.
 
+    load.py KIND COUNT MODE [ARGUMENT...]        kinds: img, pts, scalar; modes:
     save PATH | grpc URL | rrd [PATH...] | rrd-copy PATH...
 """
 

@@ -98,7 +98,8 @@ def big_frame(path: Path, size: int) -> None:
             "rr.init('rrd_bench', recording_id='bench'); rr.save(sys.argv[1])\n"
             "r = np.random.default_rng(0)\n"
             "for i in range(64):\n"
-            "    rr.set_time('frame', sequence=i); rr.log('camera', rr.Image(r.integers(0, 255, (480, 640, 3), dtype=np.uint8)))\n"
+            "    rr.set_time('frame', sequence=i)\n"
+            "    rr.log('camera', rr.Image(r.integers(0, 255, (480, 640, 3), dtype=np.uint8)))\n"
         ), seed], check=True)
         data = seed.read_bytes()
     from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, Kind, parse_frame_header
@@ -161,7 +162,8 @@ def memory(one: Place, gigabytes: int) -> None:
     target = (full if mounted else one.other) / "copy.rrd"
     one.load("img", count, "rrd-copy", target)
     status = json.loads(one.cli("status", "--json"))
-    print(f"{gigabytes} GB in, one copy {status['sinks'][-1]['state']}: daemon {status['daemon']['rss_bytes'] / 1e6:.0f} MB")
+    state, rss = status["sinks"][-1]["state"], status["daemon"]["rss_bytes"] / 1e6
+    print(f"{gigabytes} GB in, one copy {state}: daemon {rss:.0f} MB")
     report("memory / 120 MB", status["daemon"]["rss_bytes"] / 120e6, "<= 1.0")
     one.cli("detach", "--all") if not mounted else subprocess.run(
         [sys.executable, "-m", "rrd_cli", "detach", "--all"], env=one.env, check=False, capture_output=True)

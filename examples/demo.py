@@ -34,8 +34,8 @@ def main() -> None:
     run(rrd, "daemon", "start")
     say("A real Rerun program logs images, points and scalars through it, with one output chosen from the start.")
     print("$ python examples/walk.py --save chosen-at-the-start.rrd &", flush=True)
-    program = subprocess.Popen([sys.executable, ROOT / "examples" / "walk.py", "--save", "chosen-at-the-start.rrd"], cwd=OUT,
-                               env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    walk = [sys.executable, ROOT / "examples" / "walk.py", "--save", "chosen-at-the-start.rrd"]
+    program = subprocess.Popen(walk, cwd=OUT, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     time.sleep(2.5)
     say("While it runs:")
     run(rrd, "ls")

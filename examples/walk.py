@@ -35,7 +35,8 @@ step = 0
 while time.monotonic() - begin < args.seconds:
     angle = step / 15
     rr.set_time("step", sequence=step)
-    rr.log("world/points", rr.Points3D(cloud + [math.cos(angle), math.sin(angle), 0.0], radii=0.02))
+    centre = np.array([math.cos(angle), math.sin(angle), 0.0], np.float32)
+    rr.log("world/points", rr.Points3D(cloud + centre, radii=0.02))
     picture = np.zeros((120, 160, 3), np.uint8)
     picture[:, (step * 3) % 160, 1] = 255
     rr.log("camera", rr.Image(picture))

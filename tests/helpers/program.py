@@ -1,4 +1,7 @@
-"""Log numbered rows into a daemon's stream: SOCKET NAME RECORDING ROWS PAUSE IMAGE_BYTES [SAVE]. Prints the stream's id, then rows."""
+"""Log numbered rows into a daemon's stream; print the stream's id, then rows.
+
+    program.py SOCKET NAME RECORDING ROWS PAUSE IMAGE_BYTES SAVE
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ def main(path: str, name: str, recording: str, rows: int, pause: float, image: i
                 return answer["ok"]
 
     ask(1, "hello", protocol=1, agent="program", pid=os.getpid())
-    stream = ask(2, "open", (read,), kind="shim", application_id=name, recording_id=recording, sdk=rr.__version__)["stream"]
+    ids = {"application_id": name, "recording_id": recording}
+    stream = ask(2, "open", (read,), kind="shim", sdk=rr.__version__, **ids)["stream"]
     rr.save(f"/proc/self/fd/{write}")
     if save:
         ask(3, "save", path=save, stream=stream)

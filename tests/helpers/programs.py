@@ -46,7 +46,8 @@ class Program:
         self.process.communicate(timeout=2 * DEADLINE_S)
         assert self.process.returncode == 0
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
