@@ -120,7 +120,8 @@ def test_the_program_is_killed(daemon: Home, verify) -> None:
 def test_many_start_at_once(home: Home) -> None:
     """Ten first verbs at the same moment: one daemon."""
     command = [sys.executable, "-m", "rrd_cli", "status", "--json"]
-    every = [subprocess.Popen(command, env=home.env, cwd=home.path, stdout=subprocess.PIPE, text=True) for _ in range(10)]
+    options = {"env": home.env, "cwd": home.path, "stdout": subprocess.PIPE, "text": True}
+    every = [subprocess.Popen(command, **options) for _ in range(10)]
     pids = set()
     for one in every:
         text, _ = one.communicate(timeout=60)
