@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from daemon.feed import Batch, Feed
+from daemon.hub import Hub, RecordingKey, Stream
+from daemon.selection import Selection
+from daemon.wire.logmsg import BLUEPRINT
+from tests.daemon.conftest import make_hub
+from tests.daemon.test_hub import completed, ended, opened, real
+from tests.daemon.test_hub import feed as append
+from tests.helpers import frames
+from tests.helpers.frames import arrow, numbered, store_info, stream
+
+
+def whole(*streams: Stream) -> Selection:
+    return Selection("test", streams=frozenset(one.id for one in streams))
+
+
+def taken(feed: Feed, max_bytes: int = 1 << 20) -> list[tuple[int, bytes]]:
+    """Everything that is there now."""
+    found = []
+    while (batch := feed.next_nowait(max_bytes)) is not None:
+        found += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
+        assert batch.read() == b"".join(
+            frames.frame(frame.kind, batch.payload(frame)) for frame in batch.frames)
+    return found
+
+
+async def test_frames_of_one_log(hub: Hub) -> None:
+    one = opened(hub, stream(*numbered(5)))
+    feed = hub.feed(whole(one))
+    assert feed.lag() == (6, one.data_end - 12)
+    assert taken(feed) == frames.payloads(numbered(5))
+    assert feed.lag() == (0, 0)
+    assert feed.caught_up
+    assert not feed.finished
+    append(hub, one, frames.sealed(one.data_end))
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    assert taken(feed) == []
+    assert feed.finished
+    assert feed.delivered_messages == 6
+
+
+async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:
+    one = opened(hub)
+    feed = hub.feed(whole(one))
+    got: list[Batch | None] = []
+
+    async def read() -> None:
+        while True:
+            got.append(await feed.next())
+            if got[-1] is None:
+                return
+
+    nursery.start_soon(read)
+    await trio.testing.wait_all_tasks_blocked()
+    assert got == []
+    append(hub, one, stream(*numbered(1)), arrow()[:-1])
+    await trio.testing.wait_all_tasks_blocked()
+    assert [len(batch.frames) for batch in got if batch] == [2]
+    append(hub, one, arrow()[-1:], frames.BARE_END)
+    await trio.testing.wait_all_tasks_blocked()
+    assert [len(batch.frames) for batch in got if batch] == [2, 1]
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    await trio.testing.wait_all_tasks_blocked()
+    assert got[-1] is None
+
+
+async def test_a_live_selection_never_ends(hub: Hub) -> None:
+    feed = hub.feed(Selection("@live", live_since=0.0))
+    one = await ended(hub, stream(*numbered(1), end="sealed"))
+    assert len(taken(feed)) == 2
+    assert not feed.finished
+    two = opened(hub, stream(*numbered(2)))
+    assert len(taken(feed)) == 3
+    assert feed.streams() == [one, two]
+
+
+@pytest.mark.parametrize("max_bytes", [1, 100, 1000, 5000, 1 << 20])
+async def test_batches_are_as_large_as_was_said(hub: Hub, max_bytes: int) -> None:
+    """A longer frame comes alone."""
+    parts = [*numbered(20), arrow(body=bytes(3000)), *numbered(3), arrow(body=bytes(90_000)), arrow()]
+    one = opened(hub, stream(*parts))
+    feed, found = hub.feed(whole(one)), []
+    while (batch := feed.next_nowait(max_bytes)) is not None:
+        assert len(batch.frames) == 1 or sum(frame.length for frame in batch.frames) <= max_bytes
+        assert batch.size == sum(length for _, length in batch.ranges())
+        found += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
+    assert found == frames.payloads(parts)
+
+
+async def test_only_what_is_selected(hub: Hub) -> None:
+    mine = [store_info("a"), arrow("a"), arrow("bp", kind=BLUEPRINT), arrow("a", body=b"last")]
+    parts = [mine[0], store_info("b"), mine[1], *[arrow("b", body=bytes(2000))] * 5, mine[2], arrow("b"), mine[3],
+             arrow("x", "elsewhere"), arrow("bp", "elsewhere", kind=BLUEPRINT)]
+    one = opened(hub, stream(*parts))
+    for max_bytes in (1, 500, 1 << 20):
+        feed = hub.feed(Selection("a", recordings=frozenset([RecordingKey("app", "a")])))
+        assert feed.lag() == (4, sum(map(len, mine)))
+        assert taken(feed, max_bytes) == frames.payloads(mine)
+        assert feed.lag() == (0, 0)
+        assert feed.cursors()[one.id].messages == 4
+
+
+async def test_logs_take_turns(hub: Hub) -> None:
+    logs = [opened(hub, stream(*numbered(50, f"rec-{name}"))) for name in "abc"]
+    feed = hub.feed(whole(*logs))
+    turns = [batch.stream for _ in range(9) if (batch := feed.next_nowait(200)) is not None]
+    assert turns == logs * 3
+
+
+async def test_seek_and_rewind(hub: Hub) -> None:
+    one, two = opened(hub, stream(*numbered(20))), opened(hub, stream(*numbered(7, "b")))
+    feed = hub.feed(whole(one, two))
+    first = [feed.next_nowait(300), feed.next_nowait(300)]
+    place = feed.cursors()
+    rest = taken(feed)
+    again = hub.feed(whole(one, two))
+    again.seek({**place, "gone": place[one.id]})
+    assert again.delivered_messages == sum(len(batch.frames) for batch in first if batch)
+    assert sorted(taken(again)) == sorted(rest)
+    again.rewind()
+    assert len(taken(again)) == again.delivered_messages == 29
+
+
+async def test_a_batch_outlives_its_log(hub: Hub) -> None:
+    """Completed, written anew, forgotten: what a batch names can be read."""
+    parts = real((1, 2))
+    one = opened(hub, stream(*parts, end="bare"), stream(*real((3,))))
+    feed = hub.feed(whole(one))
+    batch = feed.next_nowait()
+    assert batch is not None
+    data = batch.read()
+    generation = one.generation
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    assert one.generation != generation
+    assert batch.read() == data
+    hub.forget(one)
+    assert batch.read() == data
+
+
+async def test_a_log_that_was_written_anew_is_read_again(hub: Hub) -> None:
+    """What was left out of it cannot be known, so nothing may be taken as delivered."""
+    one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3, 4))))
+    feed = hub.feed(whole(one))
+    assert feed.next_nowait(1500) is not None
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    assert taken(feed) == frames.payloads(real((1, 2, 3, 4)))
+    assert feed.finished
+
+
+async def test_a_damaged_log_is_the_disks_fault(hub: Hub) -> None:
+    one = opened(hub, stream(*numbered(3)))
+    feed = hub.feed(whole(one))
+    os.pwrite(one.fd(), b"\xff" * 16, 12)
+    with pytest.raises(OSError, match="log is damaged: not a frame"):
+        feed.next_nowait()
+    two = opened(hub, stream(*numbered(3)))
+    other = hub.feed(whole(two))
+    batch = other.next_nowait()
+    assert batch is not None
+    os.ftruncate(two.fd(), 40)
+    with pytest.raises(OSError, match="shorter than it was"):
+        batch.read()
+
+
+async def test_many_ended_logs_need_few_descriptors(hub: Hub) -> None:
+    for number in range(90):
+        frames.write(hub.directory / f"log-{number:03}.rrd", stream(*numbered(1, f"r{number}"), end="sealed"))
+    hub.load()
+    for one in hub.unfinished():
+        hub.end_stream(one, "found")
+    for one in list(hub.streams.values()):
+        await completed(hub, one)
+    before = len(os.listdir("/proc/self/fd"))
+    feed = hub.feed(whole(*hub.streams.values()))
+    assert len(taken(feed)) == 180
+    assert len(os.listdir("/proc/self/fd")) - before <= 70
+
+
+class SpoolMachine(RuleBasedStateMachine):
+    """Append, cut, reopen and read in any order: a list is the model.
+
+    `sent` is what a program writes, byte after byte; the log has a prefix of it, and readers must get just the frames
+    that are whole in that prefix, once each, whatever dies in between.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        import tempfile
+
+        self.directory = tempfile.TemporaryDirectory()
+        self.hub = make_hub(Path(self.directory.name))
+        self.stream = self.hub.open_stream(kind="shim")
+        self.sent = b""
+        self.written = 0
+        self.feed = self.hub.feed(whole(self.stream))
+        self.read: list[tuple[int, bytes]] = []
+        self.saved = (self.feed.cursors(), 0)
+
+    @rule(count=st.integers(0, 4), size=st.sampled_from([0, 5, 400, 70_000]), end=st.sampled_from(["", "bare", "sealed"]))
+    def program_logs(self, count: int, size: int, end: str) -> None:
+        self.sent = self.sent or stream()
+        self.sent += b"".join(arrow(body=bytes([len(self.sent) % 251]) * size) for _ in range(count))
+        if end == "bare":
+            self.sent += frames.BARE_END
+        elif end == "sealed":
+            self.sent += frames.sealed(len(self.sent))
+
+    @precondition(lambda self: self.written < len(self.sent))
+    @rule(share=st.floats(0, 1), pieces=st.integers(1, 3))
+    def append(self, share: float, pieces: int) -> None:
+        until = self.written + max(1, int(share * (len(self.sent) - self.written)))
+        step = max(1, (until - self.written) // pieces)
+        while self.written < until:
+            piece = self.sent[self.written : min(until, self.written + step)]
+            append(self.hub, self.stream, piece)
+            self.written += len(piece)
+
+    @rule(max_bytes=st.sampled_from([1, 100, 1000, 1 << 20]), batches=st.integers(1, 4))
+    def some_are_read(self, max_bytes: int, batches: int) -> None:
+        for _ in range(batches):
+            batch = self.feed.next_nowait(max_bytes)
+            if batch is None:
+                break
+            self.read += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
+
+    @rule()
+    def reader_saves(self) -> None:
+        self.saved = (self.feed.cursors(), len(self.read))
+
+    @rule()
+    def reader_dies(self) -> None:
+        self.feed = self.hub.feed(whole(self.stream))
+        self.feed.seek(self.saved[0])
+        del self.read[self.saved[1] :]
+
+    @rule()
+    def daemon_dies(self) -> None:
+        self.stream.close()
+        self.hub = make_hub(Path(self.directory.name))
+        self.hub.load()
+        self.stream = next(iter(self.hub.streams.values()))
+        trio.run(self.hub.take_up, self.stream)
+        self.reader_dies()
+
+    @rule()
+    def everything_is_read(self) -> None:
+        self.read += taken(self.feed)
+        assert self.read == frames.frames_of(self.sent[: self.written])
+        assert self.feed.caught_up
+
+    @invariant()
+    def what_is_read_is_what_was_sent(self) -> None:
+        model = frames.frames_of(self.sent[: self.written])
+        assert self.read == model[: len(self.read)]
+        assert self.stream.messages == len(model)
+        assert self.feed.lag()[0] == len(model) - len(self.read)
+        assert self.stream.data_end <= self.stream.committed <= self.stream.size == self.written
+        assert self.stream.path.read_bytes() == self.sent[: self.written]
+        assert not self.stream.error
+
+    def teardown(self) -> None:
+        self.stream.close()
+        self.directory.cleanup()
+
+
+TestSpool = SpoolMachine.TestCase
+TestSpool.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
