@@ -425,8 +425,8 @@ class Session:
                 while time.monotonic() < until:
                     if not spill.move(drop=False):
                         return False
-                    # The SDK refills a pipe as soon as it can.
-                    spill.wait(0.002)
+                    # The SDK refills a pipe as soon as it can; what it has to encode first takes a moment.
+                    spill.wait(SPILL_SLICE)
             finally:
                 spill.close()
         return True
