@@ -218,6 +218,8 @@ def set_log_aside(path: Path) -> None:
 
 def main() -> int:
     """Run the keeper, and through it the daemon. Returns the exit status."""
+    # Whoever started us may have been waiting for signals: blocked ones would be inherited, SIGCHLD among them.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if sys.argv[1:] == ["--no-keeper"]:  # under systemd, which is one
         os.execv(sys.executable, [sys.executable, "-m", "daemon.app"])
     try:

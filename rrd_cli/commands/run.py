@@ -82,6 +82,8 @@ def run(
         "no_open": no_open, "files": {}, **({"save": sources.target(save)} if save else {}),
         **({"connect": connect} if connect else {}),
     }  # fmt: skip
+    with Client() as client:
+        client.connect()  # a daemon that is started here must not inherit blocked signals
     ours = _block_signals()
     watcher = _Watcher(args, wants_port=not no_port and bool(save or spawn or serve or connect), quiet=quiet)
     try:

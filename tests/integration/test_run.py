@@ -201,6 +201,17 @@ def test_a_killed_daemon_takes_nothing_from_a_shims_program(runner, verify):
     assert rows(runner.home.path / "kept.rrd") == list(range(200))
 
 
+def test_a_daemon_that_it_starts_is_as_good_as_any(home):
+    home.cli("run", "--no-port", "--", "true")
+    keeper, daemon = home.keeper_pid(), home.daemon_pid()
+    for pid in (keeper, daemon):
+        with open(f"/proc/{pid}/status") as file:
+            masks = dict(line.split(":", 1) for line in file if line.startswith("SigBlk"))
+        assert int(masks["SigBlk"], 16) == 0
+    os.kill(daemon, signal.SIGKILL)
+    wait_for(lambda: home.daemon_pid() != daemon, "the next daemon")
+
+
 def test_a_file_that_is_there_is_refused_before_the_program_starts(runner):
     target = runner.home.path / "there.rrd"
     target.write_text("mine")
