@@ -21,7 +21,7 @@ EXAMPLES = """
 rrd tail @latest | rerun -               what a run has logged so far, in a viewer
 rrd tail -f @latest | rerun -            and all that it will
 rrd tail -f run.rrd > copy.rrd           a valid file at any moment
-rrd tail -n 100 run.rrd | rerun rrd print -
+rrd tail -n 100 run.rrd | rerun rrd print
 """
 
 POLL = 0.05
@@ -61,7 +61,7 @@ def run(
     if os.isatty(STDOUT):
         raise UsageError(
             "standard output is a terminal, and an .rrd stream is not for reading",
-            "rrd tail ... > copy.rrd, or ... | rerun -, or ... | rerun rrd print -",
+            "rrd tail ... > copy.rrd, or ... | rerun -, or ... | rerun rrd print",
         )
     sys.stdout.flush()
     files = [word for word in source if sources.is_file_name(word)]
