@@ -39,7 +39,8 @@ INT_MAX = 0x7FFFFFFF
 
 LZ4_RATIO = 255
 """An LZ4 block cannot expand more (each byte of a match length stands for at most 255)."""
-LZ4_SLACK = 64
+LZ4_SLACK = 1024
+"""Bytes of input allowed for the lengths of runs, and for what is not exact."""
 
 Buffer = bytes | memoryview
 
@@ -140,7 +141,7 @@ def parse_arrow_msg(buf: Buffer, size: int) -> ArrowMsg:
     if encoding not in ARROW_IPC:
         raise UnknownChunkError(f"encoding {encoding}")
     if compression == LZ4:
-        if uncompressed > length * LZ4_RATIO + LZ4_SLACK:
+        if uncompressed > length * LZ4_RATIO + LZ4_RATIO:
             raise BadChunkError(f"{length} bytes cannot hold {uncompressed}")
     else:
         uncompressed = uncompressed or length
@@ -163,7 +164,7 @@ def _usual(buf: Buffer, size: int, match: re.Match[bytes]) -> ArrowMsg:
     end = start + length
     if end > size:
         raise BadChunkError("field 5 is longer than its message")
-    if uncompressed > length * LZ4_RATIO + LZ4_SLACK:
+    if uncompressed > length * LZ4_RATIO + LZ4_RATIO:
         raise BadChunkError(f"{length} bytes cannot hold {uncompressed}")
     chunk_id = None
     if end < size:
@@ -171,10 +172,20 @@ def _usual(buf: Buffer, size: int, match: re.Match[bytes]) -> ArrowMsg:
         if len(rest) == size - end:
             chunk_id = _tuid(rest[2:20]) if rest[:2] == b"\x32\x12" else None
             if rest[20:] not in (b"\x38\x01", b"\x38\x00", b"") or chunk_id is None:
-                for number, _, value in fields(rest):
-                    if number == 6 and not isinstance(value, int):
-                        chunk_id = _tuid(value)
+                chunk_id = _chunk_id(rest)
     return ArrowMsg(bytes(buf[2 : 2 + buf[1]]), LZ4, uncompressed, start, length, chunk_id)
+
+
+def _chunk_id(rest: Buffer) -> bytes | None:
+    """The chunk's id among the fields after the payload."""
+    found = None
+    try:
+        for number, _, value in fields(rest):
+            if number == 6 and not isinstance(value, int):
+                found = _tuid(value)
+    except ValueError as error:
+        raise BadChunkError(str(error)) from None
+    return found
 
 
 def _tuid(raw: Buffer) -> bytes | None:
@@ -225,7 +236,7 @@ class Ipc:
         if size > len(self.raw):
             if self.whole or size > self._msg.uncompressed_size:
                 raise BadChunkError("an Arrow message that is longer than its payload")
-            self._load(min(size + LZ4_SLACK, self._msg.uncompressed_size))
+            self._load(min(size + PREFIX // 8, self._msg.uncompressed_size), size)
             if size > len(self.raw):
                 raise BadChunkError("an Arrow message that is longer than its payload")
         return self.raw
@@ -247,21 +258,33 @@ class Ipc:
         if len(self.raw) != size:
             raise BadChunkError(f"the payload has {len(self.raw)} bytes, not {size}")
 
-    def _load(self, want: int) -> None:
+    def _load(self, want: int, least: int = 0) -> None:
+        """Decompress about `want` bytes, `least` at least."""
         _, compression, _, start, length, _ = self._msg
-        # A prefix of the output needs at most this much of the input: literals are one to one.
+        # A prefix of the output needs about as much of the input: literals are one to one, but the length of a run of
+        # them stands before it, a byte for each 255. Where a run is very long this is too little, and then all it is.
         need = min(length, want + want // LZ4_RATIO + LZ4_SLACK if compression == LZ4 else want)
         source = bytes(self._buf[start : start + need])
         if len(source) < need and not self._salvage:
             raise NeedMore
-        if compression == LZ4:
-            out = ctypes.create_string_buffer(want)
-            got = _partial(source, out, len(source), want, want) if _partial is not None else -1
-            if got < 0:
-                raise BadChunkError("LZ4 data is damaged")
-            self.raw = out.raw[:got]
-        else:
+        if compression != LZ4:
             self.raw = source
+            return
+        out = ctypes.create_string_buffer(want)
+        got = _decompress_prefix(source, out)
+        if (got < 0 or got < least) and need < length and not self._salvage:
+            source = bytes(self._buf[start : start + length])
+            if len(source) < length:
+                raise NeedMore
+            got = _decompress_prefix(source, out)
+        if got < 0:
+            raise BadChunkError("LZ4 data is damaged")
+        self.raw = out.raw[:got]
+
+
+def _decompress_prefix(source: bytes, out: ctypes.Array[ctypes.c_char]) -> int:
+    """Fill `out` from an LZ4 block or the beginning of one; how far it came, or a negative number."""
+    return _partial(source, out, len(source), len(out), len(out)) if _partial is not None else -1
 
 
 class Scratch:
