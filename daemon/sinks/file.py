@@ -70,6 +70,8 @@ class FileSink(Sink):
         """Which writing of the log a copy is of."""
         self._cursors: dict[str, CursorState] = {}
         self._delivered = 0
+        self._under_way = (0, 0)
+        """Messages and bytes that a merge has taken from its feed and not yet written."""
         self._hurried = 0
         """How many wait in `durable`."""
         self._limiter = trio.CapacityLimiter(1)  # a hung disk hangs this sink only
@@ -308,6 +310,7 @@ class FileSink(Sink):
         try:
             os.ftruncate(target, self.size)
             self.feed.seek(self._cursors)
+            self._under_way = (0, 0)
             while True:
                 seen = self.hub.version
                 if self._written_anew():
@@ -317,9 +320,10 @@ class FileSink(Sink):
                     self.feed.seek({})
                 batch = self.feed.next_nowait(STEP)
                 if batch is not None:
+                    self._under_way = (len(batch.frames), batch.size)
                     self._write_header(target, batch.stream)
                     self.size += await self._thread(partial(write_batch, batch, target, self.size))
-                    self._cursors = self.feed.cursors()
+                    self._cursors, self._under_way = self.feed.cursors(), (0, 0)
                     with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
                         self.saved()
                     self.hub.changed()  # whoever waits for this file
@@ -427,15 +431,18 @@ class FileSink(Sink):
     def lag(self) -> tuple[int, int]:
         """See Sink."""
         stream = self._only_stream()
-        if self.mode == "link" or stream is None:
-            return (0, 0) if self.mode == "link" else self.feed.lag()
+        if self.mode == "link":
+            return (0, 0)
+        if self.mode == "merge" or stream is None:
+            messages, size = self.feed.lag()
+            return messages + self._under_way[0], size + self._under_way[1]
         return max(0, stream.messages - self._delivered), max(0, stream.data_end - self.size)
 
     @property
     def delivered_messages(self) -> int:
         """See Sink."""
         if self.mode == "merge":
-            return self.feed.delivered_messages
+            return self.feed.delivered_messages - self._under_way[0]
         stream = self._only_stream()
         return stream.messages if self.mode == "link" and stream is not None else self._delivered
 

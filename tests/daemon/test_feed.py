@@ -211,7 +211,8 @@ class SpoolMachine(RuleBasedStateMachine):
         self.read: list[tuple[int, bytes]] = []
         self.saved = (self.feed.cursors(), 0)
 
-    @rule(count=st.integers(0, 4), size=st.sampled_from([0, 5, 400, 70_000]), end=st.sampled_from(["", "bare", "sealed"]))
+    @rule(count=st.integers(0, 4), size=st.sampled_from([0, 5, 400, 70_000]),
+          end=st.sampled_from(["", "bare", "sealed"]))
     def program_logs(self, count: int, size: int, end: str) -> None:
         self.sent = self.sent or stream()
         self.sent += b"".join(arrow(body=bytes([len(self.sent) % 251]) * size) for _ in range(count))

@@ -1,0 +1,553 @@
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from daemon.hub import Hub, RecordingKey, Stream
+from daemon.selection import Selection
+from daemon.sinks.file import FileSink, copy_file, copy_range, refuse_target
+from daemon.sinks.runner import SinkSet
+from daemon.spool.log import Descriptor
+from tests.conftest import missing
+from tests.daemon.test_hub import completed, ended, opened, real
+from tests.daemon.test_hub import feed as append
+from tests.helpers import frames
+from tests.helpers.frames import sealed, stream
+
+PARTS = real(range(20))
+OPEN = stream(*PARTS)
+WHOLE = stream(*PARTS, end="sealed")
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, size: str) -> Iterator[Path]:
+    """A file system of its own with so much room; needs root."""
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=False).returncode:
+        missing("the right to mount a tmpfs (root)")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
+
+
+@pytest.fixture
+async def sinks(hub: Hub, tmp_path: Path) -> AsyncIterator[SinkSet]:
+    (tmp_path / "sinks").mkdir()
+    async with trio.open_nursery() as nursery:
+        yield SinkSet(hub, tmp_path / "sinks", nursery, {"file": FileSink})
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "out.rrd"
+
+
+def one_stream(stream: Stream) -> Selection:
+    return Selection(f"stream:{stream.id}", streams=frozenset([stream.id]))
+
+
+def recording(*names: str) -> Selection:
+    return Selection(" ".join(names), recordings=frozenset(RecordingKey("app", name) for name in names))
+
+
+def saved(sinks: SinkSet, selection: Selection, path: Path, *, force: bool = False, copy: bool = False) -> FileSink:
+    sink = FileSink(sinks.hub, selection, path, copy=copy)
+    sink.claim(force=force)
+    sinks.add(sink)
+    return sink
+
+
+async def until(sink: FileSink, condition: Callable[[], Any]) -> None:
+    with trio.fail_after(60):
+        while not condition():
+            with trio.move_on_after(0.05):  # not everything that is asked for here is a change of the hub's
+                await sink.hub.wait_change(sink.hub.version)
+
+
+async def done(sink: FileSink, state: str = "complete") -> FileSink:
+    with trio.fail_after(60):
+        await sink.done.wait()
+    assert sink.state == state, sink.last_error
+    return sink
+
+
+async def finish(hub: Hub, one: Stream) -> Stream:
+    """Its program ends."""
+    append(hub, one, sealed(one.data_end))
+    hub.end_stream(one, "test")
+    await completed(hub, one)
+    return one
+
+
+class TestLink:
+    async def test_the_file_is_the_log(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN[:200])
+        sink = saved(sinks, one_stream(one), out)
+        assert sink.mode == "link"
+        assert out.samefile(one.path)
+        append(hub, one, OPEN[200:])
+        assert out.read_bytes() == OPEN
+        assert (sink.lag(), sink.delivered_messages) == ((0, 0), 21)
+        await finish(hub, one)
+        await done(sink)
+        assert out.read_bytes() == WHOLE
+        assert list((out.parent.parent / "sinks").iterdir()) == []
+
+    async def test_of_a_recording_that_has_ended(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        await done(saved(sinks, recording("rec"), out))
+        assert out.samefile(one.path)
+
+    async def test_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3,)), end="bare"))
+        sink = saved(sinks, one_stream(one), out)
+        hub.end_stream(one, "test")
+        await done(sink)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(real((1, 2, 3)))
+        assert out.read_bytes() == one.path.read_bytes()
+
+    async def test_becomes_a_merge_when_another_stream_joins(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, recording("rec"), out)
+        await until(sink, lambda: sink.state == "following")
+        two = opened(hub, stream(*real(range(20, 25))))
+        await until(sink, lambda: sink.mode == "merge" and sink.lag() == (0, 0))
+        assert not out.samefile(one.path)
+        for stream_ in (one, two):
+            await finish(hub, stream_)
+        await done(sink)
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads([*PARTS, *real(range(20, 25))]))
+        assert one.path.read_bytes() == WHOLE  # the log itself is untouched
+
+    async def test_becomes_a_merge_when_another_recording_shows(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, recording("rec"), out)
+        await until(sink, lambda: sink.state == "following")
+        append(hub, one, frames.store_info("other"), frames.arrow("other"), PARTS[-1])
+        await until(sink, lambda: sink.mode == "merge" and sink.lag() == (0, 0))
+        assert frames.frames_of(out.read_bytes()) == frames.payloads([*PARTS, PARTS[-1]])
+
+    async def test_detached_while_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN, PARTS[1][:-1])
+        sink = saved(sinks, one_stream(one), out)
+        await sinks.detach(sink)
+        assert sink.state == "detached"
+        append(hub, one, PARTS[1][-1:], *PARTS)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+        assert out.stat().st_size > len(OPEN)  # it has an end of its own
+        assert os.listdir(out.parent) == ["out.rrd"]
+        assert one.messages == 43
+
+    async def test_detach_without_room_keeps_the_link(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        async def full(path: Path) -> dict[str, Any]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out)
+        hub.finish = full
+        with pytest.raises(OSError, match="No space"):
+            await sinks.detach(sink)
+        assert sink.state == "detached"
+        assert out.samefile(one.path)
+        assert os.listdir(out.parent) == ["out.rrd"]
+
+    @pytest.mark.parametrize("replaced", [False, True])
+    async def test_the_target_is_taken_away(self, hub: Hub, sinks: SinkSet, out: Path, replaced: bool) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out)
+        await until(sink, lambda: sink.state == "following")
+        out.unlink()
+        if replaced:
+            out.write_text("somebody's own")
+        assert sink.status()["state"] == "failed"
+        assert str(out) in sink.status()["last_error"]
+        await sinks.detach(sink)
+        assert out.exists() == replaced
+        assert not replaced or out.read_text() == "somebody's own"
+
+
+class TestCopy:
+    async def test_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN[:-30])
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == one.messages)
+        assert out.read_bytes() == OPEN[: one.data_end]
+        append(hub, one, OPEN[-30:])
+        await until(sink, lambda: sink.delivered_messages == 21)
+        assert sink.lag() == (0, 0)
+        await finish(hub, one)
+        await done(sink)
+        assert out.read_bytes() == WHOLE
+        assert not out.samefile(one.path)
+
+    async def test_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3,)), end="bare"))
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.size == one.data_end)
+        hub.end_stream(one, "test")
+        await done(sink)
+        assert out.read_bytes() == one.path.read_bytes()
+
+    async def test_written_anew_while_there_was_no_daemon(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """The bytes of a file that is no more are not taken for those of the new one."""
+        one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3,)), end="bare"))
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.size == one.data_end)
+        options = sink.options()
+        hub.end_stream(one, "test")
+        await completed(hub, one)
+        out.write_bytes(b"old" * 100)
+        again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
+        await again.deliver()
+        assert out.read_bytes() == one.path.read_bytes()
+
+    async def test_becomes_a_merge(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        opened(hub, OPEN)
+        sink = saved(sinks, recording("rec"), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        opened(hub, stream(*real(range(20, 22))))
+        await until(sink, lambda: sink.mode == "merge" and sink.lag() == (0, 0))
+        await sinks.detach(sink)
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads([*PARTS, *real(range(20, 22))]))
+
+    async def test_detached_while_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        await sinks.detach(sink)
+        append(hub, one, *PARTS)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    async def test_of_a_file_that_was_cut(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
+        """A file that is written is complete, whatever it was made from."""
+        source = await hub.open_file(frames.write(tmp_path / "cut.rrd", OPEN, PARTS[1][:-9]))
+        sink = saved(sinks, one_stream(source), out)
+        assert sink.mode == "copy"
+        await done(sink)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+        assert source.path.read_bytes() == OPEN + PARTS[1][:-9]
+
+    async def test_durable(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN[:-30])
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.size == one.data_end)
+        append(hub, one, OPEN[-30:])
+        with trio.fail_after(20):
+            await sink.durable()
+        assert out.read_bytes() == OPEN
+
+
+class TestMerge:
+    async def test_part_of_a_stream(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        theirs = [frames.store_info("other"), frames.arrow("other", body=bytes(50_000))]
+        one = opened(hub, stream(PARTS[0], *theirs, *PARTS[1:], theirs[1]))
+        sink = saved(sinks, recording("rec"), out)
+        assert sink.mode == "merge"
+        await until(sink, lambda: sink.delivered_messages == 21)
+        assert out.read_bytes() == OPEN
+        await finish(hub, one)
+        await done(sink)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+        assert not sink.last_error
+
+    async def test_the_newest_header(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        for version in ((0, 31, 4, 0), (0, 41, 0, 0), (0, 23, 4, 0)):
+            await ended(hub, frames.header(version) + b"".join(real((1,))))
+        await done(saved(sinks, recording("rec"), out))
+        assert out.read_bytes()[:12] == frames.header((0, 41, 0, 0))
+
+    async def test_nothing(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        sink = saved(sinks, recording("nobody"), out)
+        await done(sink)
+        assert out.read_bytes() == b""
+
+    async def test_killed_at_every_step(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """What was written and not noted is cut off and written again."""
+        two = await ended(hub, stream(*real(range(20, 24))))
+        one = await ended(hub, OPEN)
+        selection = recording("rec")
+        sink = FileSink(hub, selection, out)
+        sink.claim(force=False)
+        states = [sink.options()]
+        sink.saved = lambda: states.append(sink.options())
+        await sink.deliver()
+        assert len(states) == 3
+        whole = out.read_bytes()
+        for options in states:
+            for garbage in (b"", b"half a frame" * 5000, PARTS[1]):
+                out.write_bytes(whole[: options["size"]] + garbage)
+                again = FileSink.restore(hub, selection, str(out), "again", {**options, "inode": out.stat().st_ino})
+                await again.deliver()
+                assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.frames_of(whole))
+        assert (one.complete, two.complete) == (True, True)
+
+    async def test_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        other = opened(hub, stream(*real((7, 8))))
+        one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3,)), end="bare"))
+        sink = saved(sinks, recording("rec"), out)
+        await until(sink, lambda: sink.lag() == (0, 0) and sink.delivered_messages == 8)
+        for stream_ in (one, other):
+            hub.end_stream(stream_, "test")
+            await completed(hub, stream_)
+        await done(sink)
+        infos = [frame for frame in frames.frames_of(out.read_bytes()) if frame[0] == 1]
+        assert len(infos) == 2
+        chunks = sorted(frame for frame in frames.frames_of(out.read_bytes()) if frame[0] == 2)
+        assert chunks == sorted(frames.payloads(real((1, 2, 3, 7, 8))[1:]))
+
+    async def test_detached_while_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        opened(hub, OPEN)
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        await sinks.detach(sink)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    async def test_not_detached_while_a_thread_writes(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Completing a file that is still being copied into would cut it in the middle."""
+        import threading
+
+        from daemon.sinks import file
+
+        writing, go_on, write = threading.Event(), threading.Event(), file.write_batch
+
+        def slow(*args: Any) -> int:
+            writing.set()
+            assert go_on.wait(30)
+            return write(*args)
+
+        monkeypatch.setattr(file, "write_batch", slow)
+        opened(hub, OPEN)
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        async with trio.open_nursery() as nursery:
+            await trio.to_thread.run_sync(writing.wait, 30)
+            nursery.start_soon(sinks.detach, sink)
+            nursery.start_soon(sinks.detach, sink)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert out.stat().st_size <= 12
+            go_on.set()
+        assert sink.state == "detached"
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+
+class TestRestart:
+    @pytest.mark.parametrize("copy", [False, True])
+    async def test_a_log_that_is_gone_leaves_the_file_alone(
+        self, hub: Hub, sinks: SinkSet, out: Path, copy: bool
+    ) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out, copy=copy)
+        await until(sink, lambda: out.stat().st_size == len(OPEN))
+        options = sink.options()
+        hub.forget(one)
+        again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
+        await again.deliver()
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    async def test_a_file_is_opened_again(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
+        source = await hub.open_file(frames.write(tmp_path / "a.rrd", WHOLE))
+        sink = FileSink(hub, one_stream(source), out)
+        sink.claim(force=False)
+        sink.saved = lambda: None
+        sinks._save(sink)
+        del hub.streams[source.id]
+        sinks.restore()
+        (again,) = sinks.active()
+        assert isinstance(again, FileSink)
+        await done(again)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    async def test_a_source_that_is_none_any_more(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
+        source = await hub.open_file(frames.write(tmp_path / "a.rrd", WHOLE))
+        sink = FileSink(hub, one_stream(source), out)
+        sink.claim(force=False)
+        sinks._save(sink)
+        del hub.streams[source.id]
+        source.path.write_text("something else altogether")
+        sinks.restore()
+        (again,) = sinks.active()
+        assert isinstance(again, FileSink)
+        await done(again, "failed")
+        assert "found b'some'" in again.last_error
+
+
+class TestClaim:
+    async def test_what_is_there_is_not_overwritten(self, hub: Hub, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        out.write_text("mine")
+        for copy in (False, True):
+            with pytest.raises(FileExistsError):
+                FileSink(hub, one_stream(one), out, copy=copy).claim(force=False)
+        assert out.read_text() == "mine"
+
+    @pytest.mark.parametrize("copy", [False, True])
+    async def test_force(self, hub: Hub, sinks: SinkSet, out: Path, copy: bool) -> None:
+        one = await ended(hub, WHOLE)
+        out.write_text("mine")
+        os.link(out, out.with_name("other"))
+        await done(saved(sinks, one_stream(one), out, force=True, copy=copy))
+        assert out.read_bytes() == WHOLE
+        assert out.with_name("other").read_text() == "mine"
+        assert sorted(os.listdir(out.parent)) == ["other", "out.rrd"]
+
+    async def test_force_onto_itself(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        for _ in range(2):
+            await done(saved(sinks, one_stream(one), out, force=True))
+        assert os.listdir(out.parent) == ["out.rrd"]
+        assert out.samefile(one.path)
+
+    async def test_where_it_cannot_be_the_old_one_stays(self, hub: Hub, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        path = out.parent / "none" / "out.rrd"
+        with pytest.raises(FileNotFoundError):
+            FileSink(hub, one_stream(one), path).claim(force=True)
+        (out.parent / "dir").mkdir()
+        for copy in (False, True):
+            with pytest.raises(IsADirectoryError):
+                FileSink(hub, one_stream(one), out.parent / "dir", copy=copy).claim(force=True)
+        assert os.listdir(out.parent) == ["dir"]
+
+    async def test_taken_back(self, hub: Hub, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        sink = FileSink(hub, one_stream(one), out)
+        sink.claim(force=False)
+        sink.abandon()
+        assert not out.exists()
+        sink.claim(force=False)
+        out.unlink()
+        out.write_text("mine")
+        sink.abandon()
+        assert out.read_text() == "mine"
+
+    def test_what_can_never_be_an_output(self, tmp_path: Path) -> None:
+        assert "is a directory" in refuse_target(tmp_path)
+        assert "not a regular file" in refuse_target(Path("/dev/null"))
+        assert refuse_target(tmp_path / "new") == ""
+
+
+class TestTrouble:
+    """A file that fails: the sink says so, and resumes."""
+
+    @pytest.mark.parametrize("merge", [False, True])
+    async def test_a_full_disk(
+        self, hub: Hub, sinks: SinkSet, tmp_path: Path, merge: bool
+    ) -> None:
+        big = [frames.arrow(body=bytes([number]) * 40_000) for number in range(10)]
+        one = opened(hub, stream(*big))
+        with small_disk(tmp_path / "small", "256k") as disk:
+            selection = Selection("@live", live_since=0.0) if merge else one_stream(one)
+            sink = saved(sinks, selection, disk / "out.rrd")
+            assert sink.mode == ("merge" if merge else "copy")  # EXDEV: another file system
+            await until(sink, lambda: sink.state == "retrying")
+            assert "No space left" in sink.last_error
+            assert sink.lag()[0] > 0
+            append(hub, one, frames.arrow())  # nobody else notices
+            await trio.run_process(["mount", "-o", "remount,size=1m", disk])
+            await until(sink, lambda: sink.lag() == (0, 0))
+            assert (sink.state, sink.last_error) == ("following", "")
+            assert frames.frames_of((disk / "out.rrd").read_bytes()) == frames.payloads([*big, frames.arrow()])
+            await sinks.detach(sink)
+
+    async def test_another_file_system_gets_the_same_bytes(self, hub: Hub, sinks: SinkSet, tmp_path: Path) -> None:
+        one = opened(hub, OPEN)
+        with small_disk(tmp_path / "other", "1m") as disk:
+            copy, link = (saved(sinks, one_stream(one), path) for path in (disk / "a.rrd", tmp_path / "b.rrd"))
+            assert (copy.mode, link.mode) == ("copy", "link")
+            await finish(hub, one)
+            for sink in (copy, link):
+                await done(sink)
+            assert copy.path.read_bytes() == link.path.read_bytes() == WHOLE
+
+    @pytest.mark.parametrize("kind", ["copy", "merge"])
+    async def test_directory_removed_and_back(
+        self, hub: Hub, sinks: SinkSet, out: Path, kind: str
+    ) -> None:
+        one = opened(hub, OPEN[:-30])
+        selection = one_stream(one) if kind == "copy" else Selection("@live", live_since=0.0)
+        sink = saved(sinks, selection, out, copy=True)
+        await until(sink, lambda: sink.lag() == (0, 0))
+        shutil.rmtree(out.parent)
+        append(hub, one, OPEN[-30:])
+        await until(sink, lambda: sink.state == "retrying")
+        assert sink.last_error == f"directory is gone: {out.parent}"
+        out.parent.mkdir()
+        await until(sink, lambda: sink.state == "following" and sink.lag() == (0, 0))
+        assert out.read_bytes() == OPEN
+
+    @pytest.mark.parametrize("kind", ["copy", "merge"])
+    @pytest.mark.parametrize("replaced", [False, True])
+    async def test_target_removed_or_replaced(
+        self, hub: Hub, sinks: SinkSet, out: Path, kind: str, replaced: bool
+    ) -> None:
+        one = opened(hub, OPEN[:-30])
+        selection = one_stream(one) if kind == "copy" else Selection("@live", live_since=0.0)
+        sink = saved(sinks, selection, out, copy=True)
+        await until(sink, lambda: sink.lag() == (0, 0))
+        out.rename(out.with_name("moved"))
+        if replaced:
+            out.write_bytes(stream(*real((1,))))
+        append(hub, one, OPEN[-30:])
+        await done(sink, "failed")
+        assert ("replaced" if replaced else "removed") in sink.last_error
+        assert out.exists() == replaced
+        assert not replaced or out.read_bytes() == stream(*real((1,)))
+
+    async def test_permission_lost(
+        self, hub: Hub, sinks: SinkSet, tmp_path: Path
+    ) -> None:
+        """A disk that becomes read-only: the one permission that root cannot do without."""
+        one = opened(hub, OPEN[:-30])
+        with small_disk(tmp_path / "disk", "1m") as disk:
+            sink = saved(sinks, one_stream(one), disk / "out.rrd")
+            await until(sink, lambda: sink.lag() == (0, 0))
+            options = sink.options()
+            sinks.sinks.clear()
+            await trio.run_process(["mount", "--bind", disk, disk])
+            await trio.run_process(["mount", "-o", "remount,bind,ro", disk])
+            append(hub, one, OPEN[-30:])
+            again = FileSink.restore(hub, one_stream(one), str(sink.path), "again", options)
+            sinks.add(again)
+            await until(again, lambda: again.state == "retrying")
+            assert "Read-only file system" in again.last_error
+            await trio.run_process(["umount", disk])
+            await until(again, lambda: again.state == "following" and again.lag() == (0, 0))
+            assert (disk / "out.rrd").read_bytes() == OPEN
+
+    async def test_a_full_state_disk_does_not_stop_a_merge(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        opened(hub, OPEN)
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        sink.saved = lambda: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))
+        await until(sink, lambda: sink.delivered_messages == 21)
+        assert sink.state == "following"
+        assert out.read_bytes() == OPEN
+
+
+class TestCopying:
+    def test_ranges_and_files(self, tmp_path: Path) -> None:
+        source = Descriptor(frames.opened(frames.write(tmp_path / "a", bytes(range(256)) * 1000)))
+        copy_file(source, tmp_path / "b", 100_000)
+        assert (tmp_path / "b").read_bytes() == (bytes(range(256)) * 1000)[:100_000]
+        with pytest.raises(OSError, match="shorter than it was"):
+            copy_file(source, tmp_path / "c", 300_000)
+        assert not (tmp_path / "c").exists()
+        with pytest.raises(FileExistsError):
+            copy_file(source, tmp_path / "b", 1)
+        target = os.open(tmp_path / "b", os.O_RDWR)
+        assert copy_range(source.fd, target, 10, 0, 5) == 5
+        assert os.pread(target, 5, 0) == bytes(range(10, 15))
+        os.close(target)
