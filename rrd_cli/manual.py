@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from daemon import __version__
@@ -40,12 +41,13 @@ def _commands(path: str, group: Any, context: Any) -> Iterator[str]:  # noqa: AN
             if hasattr(command, "list_commands"):
                 yield from _commands(f"{path} {name}", command, inner)
                 continue
-            usage = " ".join(piece for piece in command.collect_usage_pieces(inner) if piece != "[OPTIONS]")
+            usage = " ".join((one.metavar or one.name).upper() for one in command.get_params(inner)
+                             if one.param_type_name == "argument")
             yield from (f'.SS "{_text(f"{path} {name} {usage}".strip())}"', *_paragraphs(command.help or ""))
             for parameter in command.get_params(inner):
                 record = parameter.get_help_record(inner)
                 if record is not None and "--help" not in parameter.opts:
-                    yield from (".TP", f".B {_text(record[0])}", _text(record[1]))
+                    yield from (".TP", f".B {_text(re.sub(r' <[^>]*>', '', record[0]))}", _text(record[1]))
             epilog = (command.epilog or "").replace("\b", "").strip()
             if epilog:
                 yield from (".PP", ".nf", *(_text(line) for line in epilog.splitlines()), ".fi")

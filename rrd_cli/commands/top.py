@@ -60,21 +60,22 @@ def run(
 
     model = Model()
     console = Console(highlight=False)
-    with Client() as client, _raw_keys(), Live(console=console, screen=True, auto_refresh=False) as live:
-        _look(client, model)
-        following = Client(may_start=False)
-        with following:
-            due = time.monotonic() + interval
-            while True:
-                live.update(Group(*frame(model, console.width, console.height)), refresh=True)
-                key = _key(max(0.0, due - time.monotonic()))
-                if key == "q":
-                    return
-                if key:
-                    _press(following, model, key)
-                if time.monotonic() >= due:
-                    _look(following, model)
-                    due = time.monotonic() + interval
+    with Client() as client:
+        client.connect()
+    keys = Keys(sys.stdin.fileno())
+    with (Client(may_start=False) as client, _raw_keys(),
+          Live(console=console, screen=True, auto_refresh=False) as live):
+        due = 0.0
+        while True:
+            if time.monotonic() >= due:
+                _look(client, model)
+                due = time.monotonic() + interval
+            live.update(Group(*frame(model, console.width, console.height)), refresh=True)
+            key = keys.next(max(0.0, due - time.monotonic()))
+            if key == "q":
+                return
+            if key:
+                _press(client, model, key)
 
 
 @dataclass
@@ -275,7 +276,8 @@ def _cells(cells: tuple[str, ...], sizes: list[int], right: tuple[int, ...]) -> 
     for index, (cell, size) in enumerate(zip(cells, sizes, strict=True)):
         text = render.clean(cell)
         if len(text) > size:
-            text = text[: size - 1] + "~"
+            # A path is known by its end.
+            text = "~" + text[len(text) - size + 1 :] if text.startswith("/") else text[: size - 1] + "~"
         found.append(text.rjust(size) if index in right else text.ljust(size))
     return "  ".join(found)
 
@@ -351,12 +353,24 @@ def _raw_keys() -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _key(timeout: float) -> str:
-    """The next key: a name of ESCAPES, or its character; empty when none comes in time."""
-    fd = sys.stdin.fileno()
-    if not select.select([fd], [], [], timeout)[0]:
-        return ""
-    data = os.read(fd, 16)
-    if not data:
-        return "q"
-    return ESCAPES.get(data) or data[:1].decode(errors="ignore")
+class Keys:
+    """Keys as they come; several may arrive at once."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._data = b""
+
+    def next(self, timeout: float) -> str:
+        """The next key: a name of ESCAPES, or its character; empty when none comes in time."""
+        if not self._data:
+            if not select.select([self._fd], [], [], timeout)[0]:
+                return ""
+            self._data = os.read(self._fd, 64)
+            if not self._data:
+                return "q"  # the terminal is gone
+        for code, name in ESCAPES.items():
+            if self._data.startswith(code):
+                self._data = self._data[len(code) :]
+                return name
+        key, self._data = self._data[:1], self._data[1:]
+        return key.decode(errors="ignore")
