@@ -45,6 +45,7 @@ from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
 from daemon.systemd import service
 from daemon.systemd.service import feed_watchdog
+from daemon.takeover import Takeover
 from daemon.wire import control
 from daemon.wire.control import Message, VerbError
 
@@ -83,6 +84,7 @@ class Daemon:
         self.server: Server
         self.nursery: trio.Nursery
         self.grpc: GrpcServer | None = None
+        self.takeover: Takeover | None = None
         self._owners: dict[str, Client] = {}
         self._stop = trio.Event()
         self._status = 0
@@ -139,13 +141,20 @@ class Daemon:
         if self.settings.grpc_port >= 0:
             self.grpc = GrpcServer(self.hub, self.settings.grpc_port)
             await self.nursery.start(self.grpc.serve)
+        if self.settings.takeover:
+            self.takeover = Takeover(self)
+            await self.nursery.start(self.takeover.server.serve)
         self.nursery.start_soon(Auto(self, paths.state_dir() / "auto.json").run)
 
     def extra_status(self) -> Message:
         """What services add to `status`."""
-        if self.grpc is None:
-            return {"grpc_url": "", "grpc_error": ""}
-        return {"grpc_url": self.grpc.url, "grpc_error": self.grpc.error}
+        errors = [self.grpc.error] if self.grpc is not None else []
+        if self.takeover is not None:
+            errors.append(self.takeover.status)
+        return {
+            "grpc_url": self.grpc.url if self.grpc is not None else "",
+            "grpc_error": "; ".join(error for error in errors if error),
+        }
 
     def stop_soon(self, status: int) -> None:
         """End the process with a status once what is being answered is answered."""

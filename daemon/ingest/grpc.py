@@ -17,7 +17,7 @@ import errno
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -82,7 +82,8 @@ class GrpcServer:
         hub: Where streams go, and where readers are fed from.
         port: 0 is any free one.
         host: An address of this machine.
-        on_contact: Told of each connection (the takeover of Rerun's own port starts a viewer then).
+        on_contact: Told of programs that want a viewer, with their pid (0: unknown): each stream that begins, and each
+            connection that closes without a word, as `rerun` makes one to see whether a viewer runs.
 
     Attributes:
         port: The port that is listened on, once it is.
@@ -96,7 +97,7 @@ class GrpcServer:
         port: int,
         *,
         host: str = LOOPBACK,
-        on_contact: Callable[[], Awaitable[None]] | None = None,
+        on_contact: Callable[[int], None] | None = None,
     ) -> None:
         self.hub = hub
         self.host = host
@@ -154,10 +155,10 @@ class GrpcServer:
             self.connections -= 1
             self.hub.reshaped()
 
-    async def contact(self) -> None:
-        """Somebody has connected."""
+    def contact(self, pid: int) -> None:
+        """A program wants a viewer."""
         if self._on_contact is not None:
-            await self._on_contact()
+            self._on_contact(pid)
 
 
 class _Peer:
@@ -179,7 +180,6 @@ class _Peer:
         Raises:
             ChannelBroken: it broke.
         """
-        await self._server.contact()
         if not await self._speaks_http2():
             return
         self._channel = Channel(self._stream, Connection(client=False))
@@ -228,7 +228,9 @@ class _Peer:
                 await self._stream.send_all(HTTP1_REFUSAL)
         elif first[:2] == b"\x01\x00":
             log.warning("a program with Rerun 0.22 or older tried to stream (raw TCP): 0.23 and newer are read")
-        elif first:
+        elif not first:
+            self._server.contact(0)
+        else:
             log.info("a connection that does not speak HTTP/2: %r", first)
         await trio.aclose_forcefully(self._stream)
         return False
@@ -348,6 +350,7 @@ class _Peer:
             pid_started=owner.started if owner else None,
             program=owner.program if owner else "",
         )
+        self._server.contact(owner.pid if owner else 0)
         stream.header = StreamHeader((*(version or UNKNOWN_VERSION), 0), COMPRESSION, 2)
         return stream
 

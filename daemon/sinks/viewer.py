@@ -32,7 +32,7 @@ from daemon.viewers.discover import alive, server_at
 from daemon.viewers.probe import Answer, Unreachable, connect, handshake
 from daemon.viewers.process import ends_within
 from daemon.viewers.version import Fit, Version, compare
-from daemon.wire.grpc import WRITE_MESSAGES, Address, Data, Finished, Status, parse_url
+from daemon.wire.grpc import WRITE_MESSAGES, Address, ConnectionFailed, Data, Finished, Status, parse_url
 
 log = logging.getLogger("rrd.viewer")
 
@@ -323,8 +323,15 @@ class _Call:
         self._finished = trio.Event()
 
     def begin(self) -> None:
-        """Open the call."""
-        self.number = self.channel.connection.start(WRITE_MESSAGES)
+        """Open the call.
+
+        Raises:
+            SinkRetry: the server takes no more calls on this connection.
+        """
+        try:
+            self.number = self.channel.connection.start(WRITE_MESSAGES)
+        except ConnectionFailed as error:
+            raise SinkRetry(f"the viewer is going away: {error}") from error
         self.channel.poke()
 
     async def listen(self) -> None:

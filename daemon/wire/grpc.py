@@ -16,6 +16,7 @@ Source: gRPC's PROTOCOL-HTTP2.md; rerun/sdk_comms/v1alpha1 of Rerun, measured wi
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import struct
 from collections.abc import Iterable, Iterator
@@ -444,6 +445,8 @@ _RESET_STATUS: dict[int, Status] = {
     h2.errors.ErrorCodes.CANCEL: Status.CANCELLED,
     h2.errors.ErrorCodes.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
 }
+_UNHEARD = contextlib.suppress(h2.exceptions.ProtocolError)
+"""Whoever has said GOAWAY, or left a call, hears no more of it: h2 then says nothing, and there is nothing to say."""
 _TIMEOUT_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
@@ -562,7 +565,8 @@ class Connection:
         """Give the other side back the room that this data took."""
         if event.call not in self._bulk:
             if event.credit:
-                self._h2.acknowledge_received_data(event.credit, event.call)
+                with _UNHEARD:
+                    self._h2.acknowledge_received_data(event.credit, event.call)
             return
         for window in (0, event.call):
             credit = self._credit.get(window, 0) + event.credit
@@ -636,13 +640,15 @@ class Connection:
     def half_close(self, call: int) -> None:
         """Say that nothing more comes in this call."""
         if call in self._open:
-            self._h2.end_stream(call)
+            with _UNHEARD:
+                self._h2.end_stream(call)
 
     def cancel(self, call: int) -> None:
         """Give the call up."""
         if call in self._open:
             self._open.discard(call)
-            self._h2.reset_stream(call, h2.errors.ErrorCodes.CANCEL)
+            with _UNHEARD:
+                self._h2.reset_stream(call, h2.errors.ErrorCodes.CANCEL)
 
     # ---- server side
 
@@ -650,7 +656,8 @@ class Connection:
         """Send the headers of an answer, once; data may follow."""
         if call in self._open and call not in self._answered:
             self._answered.add(call)
-            self._h2.send_headers(call, [(":status", "200"), ("content-type", "application/grpc")])
+            with _UNHEARD:
+                self._h2.send_headers(call, [(":status", "200"), ("content-type", "application/grpc")])
 
     def send_small(self, call: int, data: bytes) -> None:
         """Send a short answer at once. A client that leaves no room for a few bytes goes without it."""
@@ -668,17 +675,16 @@ class Connection:
         if call not in self._answered:
             trailers = [(":status", "200"), ("content-type", "application/grpc"), *trailers]
         self._answered.discard(call)
-        self._h2.send_headers(call, trailers, end_stream=True)
-        if status != Status.OK:
-            # The client may still be sending: NO_ERROR after the answer tells it to stop (RFC 9113, 8.1).
-            try:
+        with _UNHEARD:
+            self._h2.send_headers(call, trailers, end_stream=True)
+            if status != Status.OK:
+                # The client may still be sending: NO_ERROR after the answer tells it to stop (RFC 9113, 8.1).
                 self._h2.reset_stream(call, h2.errors.ErrorCodes.NO_ERROR)
-            except h2.exceptions.StreamClosedError:
-                return
 
     def go_away(self) -> None:
         """Tell the other side that the connection ends; what it has sent stays valid."""
-        self._h2.close_connection()
+        with _UNHEARD:
+            self._h2.close_connection()
 
     # ---- h2's events
 
@@ -712,7 +718,8 @@ class Connection:
         content = headers.get("content-type", "")
         if headers.get(":method") != "POST" or not content.startswith("application/grpc"):
             status = "405" if headers.get(":method") != "POST" else "415"
-            self._h2.send_headers(call, [(":status", status)], end_stream=True)
+            with _UNHEARD:
+                self._h2.send_headers(call, [(":status", status)], end_stream=True)
             return
         self._open.add(call)
         yield Opened(call, headers.get(":path", ""), _parse_timeout(headers.get("grpc-timeout", "")))

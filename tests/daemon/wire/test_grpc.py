@@ -394,3 +394,19 @@ def test_going_away_is_heard() -> None:
     pair.server.go_away()
     pair.exchange()
     assert isinstance(pair.at_client[-1], Closing)
+
+
+def test_nothing_said_after_the_other_side_went_away_is_an_error() -> None:
+    """A client that says GOAWAY has heard enough; the server goes on without it."""
+    pair = Pair()
+    call, other = pair.client.start(grpc.WRITE_MESSAGES), pair.client.start("/a/B")
+    pair.exchange()
+    pair.client.go_away()
+    pair.exchange()
+    pair.server.answer(call)
+    pair.server.send_small(call, grpc.EMPTY_MESSAGE)
+    pair.server.finish(call, Status.OK)
+    pair.server.finish(other, Status.UNIMPLEMENTED, "no")
+    pair.server.data_to_send()
+    with pytest.raises(ConnectionFailed):
+        pair.client.start("/a/B")
