@@ -1,0 +1,60 @@
+"""`rrd run`: what the daemon is asked for, and what is said of its answers. Real programs: tests/integration."""
+
+from __future__ import annotations
+
+import pytest
+
+from rrd_cli.commands.run import _line
+
+ANSWER = {"recordings": [{"application_id": "app", "recording_id": "rec", "messages": 5, "bytes": 1200,
+                          "live": False, "file": "/x/out.rrd"}], "problems": []}
+
+
+@pytest.fixture
+def daemon_runs(fake):
+    def run(call):
+        call.progress(ready=True, port=9876, error="")
+        return ANSWER
+    fake.on("run", run)
+    fake.on("run_end", {})
+    return fake
+
+
+def test_outputs_are_asked_for_before_the_program_starts(rrd, daemon_runs, tmp_path):
+    target = tmp_path / "out.rrd"
+    code, out, err = rrd("run", "--save", str(target), "--force", "--spawn", "--connect", "http://x", "--",
+                         "sh", "-c", "echo $RRD_RUN; exit 4")
+    assert code == 4
+    (args,) = daemon_runs.said("run")
+    assert args["save"] == str(target)
+    assert (args["force"], args["spawn"], args["serve"], args["connect"], args["port"]) == (
+        True, True, False, "http://x", True)
+    assert out.strip() == args["token"]
+    assert daemon_runs.said("run_end") == [{"token": args["token"]}]
+    assert err == "rrd: app/rec: 5 messages, 1.2 kB -> /x/out.rrd\n"
+
+
+def test_quiet(rrd, daemon_runs):
+    assert rrd("run", "--quiet", "--no-port", "--", "true") == (0, "", "")
+
+
+def test_a_taken_port_matters_only_when_something_is_wanted(rrd, fake):
+    def run(call):
+        call.progress(ready=True, port=0, error="port 9876 is taken by rerun (pid 5)")
+        return ANSWER
+    fake.on("run", run)
+    fake.on("run_end", {})
+    assert rrd("run", "--", "true")[0] == 0
+    code, _, err = rrd("run", "--spawn", "--", "true")
+    assert code == 1
+    assert err.startswith("error: port 9876 is taken by rerun (pid 5)")
+    assert "--no-port" in err
+
+
+def test_no_program(rrd, fake):
+    assert rrd("run")[0] == 2
+
+
+def test_lines():
+    assert _line({"application_id": "", "recording_id": "r", "messages": 1, "bytes": 5, "live": True}) == (
+        "rrd: ?/r: 1 message, 5 B; it goes on")
