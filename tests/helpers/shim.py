@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
+from daemon.wire.rrd import HEADER_SIZE, Kind, parse_frame_header
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
 
 PRELUDE = """
@@ -133,6 +134,18 @@ def rows(path: Path) -> list[int]:
             assert [[f"row {number}"] for number in numbers] == batch.column("TextLog:text").to_pylist()
             found += numbers
     return sorted(found)
+
+
+def kinds(data: bytes) -> list[int]:
+    """The frames' kinds, in order, to the End."""
+    found, position = [], HEADER_SIZE
+    while position + 16 <= len(data):
+        kind, length = parse_frame_header(data, position)
+        found.append(kind)
+        position += 16 + length
+        if kind == Kind.END:
+            break
+    return found
 
 
 def warnings(errors: str) -> list[str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from daemon.wire.rrd import HEADER_SIZE, Kind, parse_frame_header
+from daemon.wire.rrd import Kind
 from tests.conftest import NEWEST, SDKS, Home
-from tests.helpers.shim import Program, ended, rows, run, warnings
+from tests.helpers.shim import Program, ended, kinds, rows, run, warnings
 
 
 @pytest.fixture(params=SDKS)
@@ -28,18 +28,6 @@ def whole(request: pytest.FixtureRequest, verify: Callable[..., None]) -> Callab
     if request.node.callspec.params.get("python") == "0.23.4":
         return lambda *files: None
     return verify
-
-
-def kinds(data: bytes) -> list[int]:
-    """The frames' kinds, in order, to the End."""
-    found, position = [], HEADER_SIZE
-    while position + 16 <= len(data):
-        kind, length = parse_frame_header(data, position)
-        found.append(kind)
-        position += 16 + length
-        if kind == Kind.END:
-            break
-    return found
 
 
 def test_two_files(daemon: Home, python: Path, whole) -> None:

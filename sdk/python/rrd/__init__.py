@@ -57,6 +57,9 @@ __all__ = [
 ]
 
 
+_DEFAULT_PORT = 9876
+
+
 class Stream:
     """A recording that streams into the daemon. False if there is no daemon.
 
@@ -191,7 +194,7 @@ def save(
 
 def spawn(
     *,
-    port: int = 9876,
+    port: int = _DEFAULT_PORT,
     connect: bool = True,
     memory_limit: str = "75%",
     server_memory_limit: str = "1GiB",
@@ -206,7 +209,7 @@ def spawn(
     """Show a recording in a native viewer: one that runs already, else a new one. The parameters are `rr.spawn`'s.
 
     Args:
-        port: Port of the viewer.
+        port: Port of the viewer. Rerun's default means any: that port may be the daemon's own.
         connect: Feed it with the recording; False only starts it.
         memory_limit: Of the viewer, if it is started.
         server_memory_limit: Of the viewer's own server, if it is started.
@@ -222,15 +225,19 @@ def spawn(
         Error: no viewer could be found or started.
     """
     del detach_process
-    args = {
-        "port": port,
+    args: dict[str, Any] = {
         "memory_limit": memory_limit,
         "server_memory_limit": server_memory_limit,
         "hide_welcome_screen": hide_welcome_screen,
         "new": new,
+        "connect": connect,
     }
-    if executable_path is not None or executable_name != "rerun":
-        args["executable"] = executable_path or executable_name
+    if port != _DEFAULT_PORT:
+        args["port"] = port
+    if executable_path is not None:
+        args["executable"] = executable_path
+    elif executable_name != "rerun":
+        args["executable_name"] = executable_name
     return _show("spawn", args, recording, default_blueprint, feed=connect)
 
 
@@ -488,7 +495,6 @@ def _show(
         session, stream = found
     else:
         session = _session.session()
-        args = {**args, "source": []}
     try:
         answer = _say(session, verb, args, stream)
     except Error as error:
@@ -500,10 +506,15 @@ def _show(
 
 
 def _sink(answer: dict[str, Any], target: str) -> Sink:
-    sink = answer.get("sink")
-    if isinstance(sink, dict):
-        return Sink(str(sink.get("id", "")), str(answer.get("url") or sink.get("target") or target))
-    return Sink(str(sink or ""), str(answer.get("url") or target))
+    from ._errors import warn
+
+    if answer.get("warning"):
+        warn(str(answer["warning"]))
+    sink, viewer = answer.get("sink"), answer.get("viewer")
+    place = answer.get("url") or (sink.get("target") if isinstance(sink, dict) else "")
+    if not place and isinstance(viewer, dict):
+        place = viewer.get("url")
+    return Sink(str(sink.get("id", "")) if isinstance(sink, dict) else "", str(place or target))
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - Rerun's names have all kinds of types

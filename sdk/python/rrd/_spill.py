@@ -10,6 +10,7 @@ counted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import select
@@ -77,7 +78,9 @@ class Spill:
         self._logs: dict[int, int] = {}
         for pipe in pipes:
             with contextlib.suppress(OSError):
-                self._logs[pipe.read_end] = os.open(pipe.log, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+                # Not O_APPEND: splice(2) refuses it. We are the only writer.
+                log = self._logs[pipe.read_end] = os.open(pipe.log, os.O_WRONLY | os.O_CLOEXEC)
+                os.lseek(log, 0, os.SEEK_END)
 
     def close(self) -> None:
         """Give the logs back."""
@@ -96,37 +99,46 @@ class Spill:
         """
         taken = 0
         for pipe in self._pipes:
-            log = self._logs.get(pipe.read_end, -1)
-            if log < 0 and not drop:
-                continue
-            while count := unread(pipe.read_end):
-                try:
-                    data = os.read(pipe.read_end, min(count, _PIECE))
-                except OSError:
-                    break
-                if not data:
-                    break
-                taken += len(data)
-                done = self._append(log, data)
-                self.written += done
-                self.dropped += len(data) - done
-                if done < len(data):
-                    # A gap in a stream makes all that follows unreadable.
-                    log = -1
+            try:
+                taken += self._move_one(pipe.read_end)
+            except OSError:
+                # The log takes no more. A gap in a stream makes all that follows unreadable, so once something of it
+                # is dropped the log is left alone.
+                if drop and pipe.read_end in self._logs:
                     os.close(self._logs.pop(pipe.read_end))
-                    break
+            if drop and pipe.read_end not in self._logs:
+                taken += self._drop(pipe.read_end)
         return taken
 
-    def _append(self, log: int, data: bytes) -> int:
-        if log < 0:
-            return 0
-        done = 0
-        while done < len(data):
-            try:
-                done += os.write(log, memoryview(data)[done:])
-            except OSError:
+    def _move_one(self, read_end: int) -> int:
+        log = self._logs.get(read_end, -1)
+        taken = 0
+        while log >= 0 and (count := unread(read_end)):
+            moved = _splice(read_end, log, min(count, _PIECE))
+            if moved is None:
+                data = memoryview(os.read(read_end, min(count, _PIECE)))
+                moved = len(data)
+                while data:
+                    try:
+                        data = data[os.write(log, data) :]
+                    except OSError:
+                        self.dropped += len(data)
+                        os.close(self._logs.pop(read_end))
+                        log = -1
+                        moved -= len(data)
+                        break
+            self.written += moved
+            taken += moved
+            if not moved:
                 break
-        return done
+        return taken
+
+    def _drop(self, read_end: int) -> int:
+        taken = 0
+        while count := unread(read_end):
+            taken += len(os.read(read_end, min(count, _PIECE)))
+        self.dropped += taken
+        return taken
 
     def wait(self, seconds: float) -> None:
         """Wait until there is something to move, or for so long."""
@@ -134,3 +146,24 @@ class Spill:
         for pipe in self._pipes:
             poller.register(pipe.read_end, select.POLLIN)
         poller.poll(seconds * 1000)
+
+
+def _splice(read_end: int, log: int, count: int) -> int | None:
+    """Move bytes without taking them out of the pipe before they are written.
+
+    Returns:
+        How many; None where it cannot be done like this.
+
+    Raises:
+        OSError: the log takes no more; everything is still in the pipe.
+    """
+    if not hasattr(os, "splice"):
+        return None
+    try:
+        return os.splice(read_end, log, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise

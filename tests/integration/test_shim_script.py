@@ -1,0 +1,176 @@
+"""Rerun's script flags, notebooks, latency and standard output, through the Python shim."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from daemon.wire.rrd import Kind
+from tests.conftest import DEADLINE_S, NEWEST, ROOT, SDKS, Home, wait_for
+from tests.helpers.shim import ended, environment, kinds, rows, run, warnings
+
+EXAMPLE = ROOT / "tests" / "helpers" / "official_example.py"
+NOBODY = "rerun+http://127.0.0.1:1/proxy"
+"""A viewer that is not there: the daemon waits for it."""
+
+
+@pytest.fixture(params=SDKS)
+def python(request: pytest.FixtureRequest, sdk_python: Callable[[str], Path]) -> Path:
+    return sdk_python(request.param)
+
+
+@pytest.fixture
+def newest(sdk_python: Callable[[str], Path]) -> Path:
+    return sdk_python(NEWEST)
+
+
+def example(home: Home, python: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the example as a user would."""
+    return subprocess.run([python, EXAMPLE, *flags], env=environment(home), cwd=home.path, capture_output=True,
+                          stdin=subprocess.DEVNULL, text=True, timeout=4 * DEADLINE_S, check=False)
+
+
+def test_save(daemon: Home, python: Path) -> None:
+    """--save: the file, blueprint included; again: refused, the file untouched."""
+    done = example(daemon, python, "--save", "out.rrd")
+    assert done.returncode == 0, done.stderr
+    assert warnings(done.stderr) == []
+    ended(daemon)
+    out = daemon.path / "out.rrd"
+    before = out.read_bytes()
+    assert rows(out) == list(range(50))
+    assert kinds(before).count(Kind.ACTIVATION) == 1
+    again = example(daemon, python, "--save", "out.rrd")
+    assert again.returncode == 1
+    assert "file exists" in again.stderr
+    ended(daemon)
+    assert out.read_bytes() == before
+
+
+def test_headless(daemon: Home, python: Path) -> None:
+    """--headless: no output, yet nothing is lost: it can be saved afterwards."""
+    done = example(daemon, python, "--headless")
+    assert done.returncode == 0, done.stderr
+    ended(daemon)
+    daemon.cli("save", "later.rrd", "rerun_example_cube")
+    assert rows(daemon.path / "later.rrd") == list(range(50))
+
+
+def test_connect_and_save(daemon: Home, newest: Path) -> None:
+    """Flags add up; a viewer that is not there yet holds nothing up; the blueprint goes out once."""
+    done = example(daemon, newest, "--connect", "--url", NOBODY, "--save", "out.rrd")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: not daemon.status()["streams"], "the stream's end")
+    assert {sink["kind"] for sink in daemon.status()["sinks"]} >= {"file"}
+    assert len(daemon.status()["sinks"]) == 2
+    out = daemon.path / "out.rrd"
+    assert rows(out) == list(range(50))
+    assert kinds(out.read_bytes()).count(Kind.ACTIVATION) == 1
+
+
+def test_stdout(daemon: Home, newest: Path) -> None:
+    """--stdout into a pipe: the whole recording, and an end."""
+    done = subprocess.run([newest, EXAMPLE, "--stdout"], env=environment(daemon), cwd=daemon.path,
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=4 * DEADLINE_S,
+                          check=False)
+    assert done.returncode == 0, done.stderr
+    out = daemon.path / "stdout.rrd"
+    out.write_bytes(done.stdout)
+    assert rows(out) == list(range(50))
+
+
+def test_flags_are_the_sdks_own(python: Path, home: Home) -> None:
+    """Every flag of the installed SDK's helper, none more."""
+    source = """
+import argparse
+mine, theirs = argparse.ArgumentParser(), argparse.ArgumentParser()
+rrd.script_add_args(mine)
+rr.script_add_args(theirs)
+assert mine.format_help() == theirs.format_help()
+assert "--headless" in mine.format_help()
+"""
+    run(home, python, source)
+
+
+def test_teardown_does_not_wait(home: Home, newest: Path) -> None:
+    """Rerun's own sleeps for good after --serve."""
+    run(home, newest, """
+import argparse
+parser = argparse.ArgumentParser()
+rrd.script_add_args(parser)
+args = parser.parse_args(["--serve"])
+rr.init("app")
+begin = time.monotonic()
+rrd.script_teardown(args)
+assert time.monotonic() - begin < 5
+""")
+
+
+@pytest.mark.parametrize(("first", "own", "least", "most"), [
+    ("rrd.attach()", "", 1, 6),
+    (f"rrd.connect({NOBODY!r})", "", 8, 10),
+    (f"rrd.connect({NOBODY!r})", "0.2", 1, 6),
+], ids=["attach", "connect", "connect, as the user wants it"])
+def test_latency(daemon: Home, newest: Path, first: str, own: str, least: int, most: int) -> None:
+    """Batches are cut as for a file, or as for a viewer when one is asked for first, unless the user chose himself."""
+    run(daemon, newest, f"""
+rr.init("app", recording_id="mine")
+before = dict(os.environ)
+{first}
+assert dict(os.environ) == before
+for row in range(10):
+    log(row, row + 1)
+    time.sleep(0.05)
+""", **({"RERUN_FLUSH_TICK_SECS": own} if own else {}))
+    wait_for(lambda: not daemon.status()["streams"], "the stream's end")
+    daemon.cli("save", "out.rrd", "mine")
+    out = daemon.path / "out.rrd"
+    assert rows(out) == list(range(10))
+    import rerun.chunk
+
+    chunks = [one for one in rerun.chunk.RrdReader(str(out)).stream().to_chunks() if one.entity_path == "/row"]
+    assert least <= len(chunks) <= most
+
+
+def test_nonsense_is_refused(daemon: Home, newest: Path) -> None:
+    """A URL that is none: the daemon's refusal, with what to do."""
+    run(daemon, newest, """
+rr.init("app")
+try:
+    rrd.connect("ftp://nonsense/x")
+except rrd.Error as error:
+    assert error.code == "usage", error
+    assert error.hint
+else:
+    raise AssertionError("connected to nonsense")
+""")
+
+
+def test_cell_is_run_again(daemon: Home, newest: Path) -> None:
+    """A notebook: the cell that saves, again and again; the module reloaded in between. One output, one thread."""
+    run(daemon, newest, """
+import importlib
+rr.init("app", recording_id="notebook")
+cell = 'sink = rrd.save("nb.rrd"); log(start, start + 10)'
+ids = set()
+for start in range(0, 50, 10):
+    exec(cell)
+    ids.add(sink.id)
+    importlib.reload(rrd)
+assert len(ids) == 1, ids
+assert len([thread for thread in threading.enumerate() if thread.name == "rrd"]) == 1
+""")
+    ended(daemon)
+    assert rows(daemon.path / "nb.rrd") == list(range(50))
+
+
+def test_imports_without_the_sdk(tmp_path: Path, newest: Path) -> None:
+    """Without rerun-sdk at hand `import rrd` still works: what is missing is said when it is needed."""
+    code = "import rrd\ntry:\n    rrd.attach()\nexcept ImportError as error:\n    print(error.name)"
+    done = subprocess.run([newest, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT / "sdk" / "python")})
+    assert done.stdout.strip() == "rerun"
