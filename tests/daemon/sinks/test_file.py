@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
-import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +16,15 @@ from daemon.selection import Selection
 from daemon.sinks.file import FileSink, copy_file, copy_range, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.spool.log import Descriptor
-from tests.conftest import missing
 from tests.daemon.test_hub import completed, ended, opened, real
 from tests.daemon.test_hub import feed as append
 from tests.helpers import frames
+from tests.helpers.disks import small_disk
 from tests.helpers.frames import sealed, stream
 
 PARTS = real(range(20))
 OPEN = stream(*PARTS)
 WHOLE = stream(*PARTS, end="sealed")
-
-
-@contextlib.contextmanager
-def small_disk(path: Path, size: str) -> Iterator[Path]:
-    """A file system of its own with so much room; needs root."""
-    path.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", path], check=False).returncode:
-        missing("the right to mount a tmpfs (root)")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
 
 
 @pytest.fixture
