@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from daemon.hub import Hub
+from daemon.selection import Selection
+from daemon.sinks.runner import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    KEPT_DONE,
+    Sink,
+    SinkFailed,
+    SinkRetry,
+    SinkSet,
+    describe,
+)
+
+NOTHING = Selection("nothing")
+
+
+class Paper(Sink):
+    """Does what it is told."""
+
+    kind = "paper"
+
+    def __init__(self, hub: Hub, script: list[Any] | None = None, *, target: str = "/t", id: str = "") -> None:  # noqa: A002
+        super().__init__(hub, NOTHING, target, id=id)
+        self.script = script or []
+        self.tried: list[float] = []
+        self.tidied = 0
+        self.on_detached: Callable[[], None] = lambda: None
+
+    async def deliver(self) -> None:
+        self.tried.append(trio.current_time())
+        step = self.script.pop(0) if self.script else "wait"
+        if step == "follow":
+            self.following()
+            step = self.script.pop(0)
+        if isinstance(step, Exception):
+            raise step
+        if step == "wait":
+            self.following()
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()
+
+    async def detached(self) -> None:
+        self.tidied += 1
+        await trio.lowlevel.checkpoint()
+        self.on_detached()
+
+    def options(self) -> dict[str, Any]:
+        return {"colour": "blue"}
+
+    @classmethod
+    def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
+                options: Mapping[str, Any]) -> Paper:
+        assert options["colour"] == "blue"
+        return cls(hub, target=target, id=id)
+
+
+@pytest.fixture
+async def sinks(hub: Hub, tmp_path: Path) -> AsyncIterator[SinkSet]:
+    (tmp_path / "sinks").mkdir()
+    async with trio.open_nursery() as nursery:
+        yield SinkSet(hub, tmp_path / "sinks", nursery, {"paper": Paper})
+        nursery.cancel_scope.cancel()
+
+
+def files(sinks: SinkSet) -> list[str]:
+    return sorted(path.stem for path in sinks.directory.iterdir())
+
+
+async def test_complete(hub: Hub, sinks: SinkSet) -> None:
+    sink = Paper(hub, ["end"])
+    assert sink.state == "starting"
+    sinks.add(sink)
+    assert files(sinks) == [sink.id]
+    assert sinks.active() == [sink]
+    await sink.done.wait()
+    assert (sink.state, files(sinks), sinks.active()) == ("complete", [], [])
+    assert sinks.sinks == {sink.id: sink}
+
+
+async def test_failed(hub: Hub, sinks: SinkSet, caplog: pytest.LogCaptureFixture) -> None:
+    sink = Paper(hub, [SinkFailed("it is broken")])
+    sinks.add(sink)
+    await sink.done.wait()
+    assert (sink.state, sink.last_error, files(sinks)) == ("failed", "it is broken", [])
+    assert "it is broken" in caplog.text
+
+
+async def test_retried_ever_more_slowly(
+    hub: Hub, sinks: SinkSet, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = [OSError(28, "No space left", "/disk")] * 8
+    sink = Paper(hub, [*full, SinkRetry("busy"), "follow", SinkRetry("again"), "end"])
+    sinks.add(sink)
+    await sink.done.wait()
+    assert sink.state == "complete"
+    gaps = [round(after - before, 3) for before, after in zip(sink.tried, sink.tried[1:], strict=False)]
+    doubling = [min(BACKOFF_FIRST_S * 2**n, BACKOFF_MAX_S) for n in range(9)]
+    assert gaps == [*map(pytest.approx, doubling), pytest.approx(BACKOFF_FIRST_S)]  # it had worked in between
+    assert caplog.text.count("No space left: /disk; trying again") == 1
+
+
+async def test_what_is_shown(hub: Hub, sinks: SinkSet) -> None:
+    sink = Paper(hub, [SinkRetry("not yet")])
+    sinks.add(sink)
+    await trio.testing.wait_all_tasks_blocked()
+    shown = sink.status()
+    assert (shown["state"], shown["last_error"]) == ("retrying", "not yet")
+    assert list(shown) == ["id", "kind", "target", "state", "source", "lag_messages", "lag_bytes", "delivered_messages",
+                           "skipped_messages", "last_error", "created_at"]
+
+
+async def test_detach(hub: Hub, sinks: SinkSet) -> None:
+    sink = Paper(hub)
+    sinks.add(sink)
+    await trio.testing.wait_all_tasks_blocked()
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(sinks.detach, sink)
+    await sinks.detach(sink)
+    assert (sink.state, sink.tidied, files(sinks)) == ("detached", 1, [])
+
+
+async def test_detach_that_does_not_work(hub: Hub, sinks: SinkSet) -> None:
+    def broken() -> None:
+        raise OSError(5, "Input/output error", "/t")
+
+    sink = Paper(hub)
+    sink.on_detached = broken
+    sinks.add(sink)
+    with pytest.raises(OSError, match="Input"):
+        await sinks.detach(sink)
+    assert (sink.state, sink.last_error, files(sinks)) == ("detached", "Input/output error: /t", [])
+
+
+async def test_one_that_completes_while_it_is_detached(hub: Hub, sinks: SinkSet) -> None:
+    sink = Paper(hub, ["end"])
+    sinks.add(sink)
+    await sinks.detach(sink)
+    assert sink.done.is_set()
+    assert sink.state in ("complete", "detached")
+
+
+async def test_they_survive_the_daemon(hub: Hub, sinks: SinkSet, nursery: trio.Nursery) -> None:
+    sink = Paper(hub, target="/some/where")
+    sinks.add(sink)
+    again = SinkSet(hub, sinks.directory, nursery, {"paper": Paper})
+    again.restore()
+    (other,) = again.active()
+    assert (other.id, other.target, other.selection, other.created_at) == \
+        (sink.id, "/some/where", NOTHING, sink.created_at)
+    await again.detach(other)
+    assert files(sinks) == []
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", {"kind": "unknown"}, {"options": {}}, {"selection": {}},
+                                    {"created_at": "long ago"}])
+async def test_a_damaged_file_is_left_out(
+    hub: Hub, sinks: SinkSet, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Paper(hub)
+    sinks._save(sink)
+    path = sinks.directory / f"{sink.id}.json"
+    path.write_text(damage if isinstance(damage, str) else json.dumps(json.loads(path.read_text()) | damage))
+    sinks.restore()
+    assert sinks.active() == []
+    assert f"cannot restore sink {sink.id}" in caplog.text
+
+
+async def test_one_that_cannot_be_kept_is_not_taken_in(hub: Hub, sinks: SinkSet) -> None:
+    sinks.directory.rmdir()
+    with pytest.raises(FileNotFoundError):
+        sinks.add(Paper(hub))
+    assert sinks.sinks == {}
+
+
+async def test_those_that_are_done_are_listed_for_a_while(hub: Hub, sinks: SinkSet) -> None:
+    for _ in range(KEPT_DONE + 5):
+        sink = Paper(hub, ["end"])
+        sinks.add(sink)
+        await sink.done.wait()
+    assert len(sinks.sinks) == KEPT_DONE
+
+
+@pytest.mark.parametrize(("error", "text"), [
+    (OSError(28, "No space", "/disk"), "No space: /disk"), (OSError(28, "No space"), "No space"),
+    (SinkRetry("busy"), "busy"), (SinkRetry(), "SinkRetry"), (OSError("odd"), "odd"),
+])
+def test_describe(error: Exception, text: str) -> None:
+    assert describe(error) == text
