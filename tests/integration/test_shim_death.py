@@ -161,6 +161,29 @@ log(100, 200)
     assert rows(daemon.path / "out.rrd") == list(range(200))
 
 
+def test_the_end_waits_for_no_daemon(daemon: Home, python: Path) -> None:
+    """The daemon hangs, the program ends, the daemon dies: no wait, no warning, and the keeper has what is missing."""
+    with Program(daemon, python, """
+rr.init("app")
+rrd.save("out.rrd")
+log(0, 100)
+assert rrd.flush()
+say("ready")
+wait_for_test()
+log(100, 200)
+""") as program:
+        program.line()
+        pid = daemon.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            program.go_on()
+            assert warnings(program.finish()) == []
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert all_rows(daemon) == list(range(200))
+    assert rows(daemon.path / "out.rrd") == list(range(200))
+
+
 def test_stopped_on_purpose(daemon: Home, newest: Path) -> None:
     """`rrd daemon stop`: one warning, nobody starts it again, the program neither stops nor swells; then it goes on."""
     with Program(daemon, newest, """
