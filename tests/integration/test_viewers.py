@@ -190,7 +190,7 @@ for part in range(40):
             program.finish()
         name = connect(daemon, relay.port)["sink"]["id"]
         for count in range(6):
-            wait_for(lambda: relay.passed > 100_000 * (count + 1), "some of it")  # noqa: B023 - used at once
+            until(daemon, name, lambda _: relay.passed > 100_000 * (count + 1), "some of it")  # noqa: B023 - at once
             relay.cut()
         relay.rate = 0
         until(daemon, name, lambda found: found["state"] == "following" and not found["lag_messages"], "delivery", 60)

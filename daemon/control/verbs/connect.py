@@ -95,7 +95,8 @@ async def choose(call: Call) -> tuple[Selection, str]:
         return await select(call)
     streams = call.daemon.hub.streams
     recordings = recordings_of(streams.values())
-    if recordings and not any(recording.live for recording in recordings):
+    # Ended, not complete: a program's last footer takes a moment, and @live does not take what has ended.
+    if recordings and all(stream.ended for recording in recordings for stream in recording.streams):
         return (resolve(["@latest", "@live"], streams, time.time()),
                 f"the newest recording {recordings[-1].label} and what comes")
     return resolve(["@live"], streams, time.time()), "what is live now and later"
