@@ -1,0 +1,162 @@
+"""The keeper with children of paper: what it does when they end, and when it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from daemon import descriptors
+from daemon.keeper import EXIT_CONFIG, Keeper
+from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
+
+KEEPER = """
+import os, sys
+from daemon import descriptors, keeper
+
+class Paper(keeper.Keeper):
+    def _become_daemon(self, alive_read):
+        environment = descriptors.bequeath([*self.held.items(), ("alive", alive_read)], os.environ)
+        environment["NOTIFY_SOCKET"] = os.fspath(self._notify_path)
+        os.execve(sys.executable, [sys.executable, "-c", sys.argv[1]], environment)
+
+one = Paper([])
+assert one.lock()
+one.listen()
+status = one.run()
+one.tidy()
+sys.exit(status)
+"""
+CHILD = """
+import os, signal, sys, time
+from daemon import descriptors
+names = os.environ["LISTEN_FDNAMES"].split(":")
+with open("starts", "a") as file:
+    file.write(",".join(names) + "\\n")
+starts = len(open("starts").readlines())
+notifier = descriptors.Notifier(os.environ["NOTIFY_SOCKET"])
+"""
+
+
+@pytest.fixture
+def keepers(home: Home) -> Iterator[list[subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    yield started
+    for one in started:
+        if one.poll() is None:
+            one.kill()
+        one.wait()
+
+
+def keep(home: Home, keepers: list[subprocess.Popen[bytes]], child: str) -> subprocess.Popen[bytes]:
+    one = subprocess.Popen([sys.executable, "-c", KEEPER, CHILD + child], cwd=home.path,
+                           env=home.env | {"PYTHONPATH": str(ROOT)})
+    keepers.append(one)
+    return one
+
+
+def starts(home: Home) -> list[str]:
+    path = home.path / "starts"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+@pytest.mark.parametrize(("status", "ends"), [(0, 0), (EXIT_CONFIG, EXIT_CONFIG)])
+def test_a_child_that_has_ended_for_good(
+    home: Home, keepers: list[subprocess.Popen[bytes]], status: int, ends: int
+) -> None:
+    one = keep(home, keepers, f"sys.exit({status})")
+    assert one.wait(DEADLINE_S) == ends
+    assert len(starts(home)) == 1
+    assert not home.socket.exists()
+
+
+@pytest.mark.parametrize("death", ["sys.exit(1)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_a_child_that_dies(home: Home, keepers: list[subprocess.Popen[bytes]], death: str) -> None:
+    """It is started again, with what it had stored."""
+    one = keep(home, keepers, f"""
+if starts == 1:
+    read, write = os.pipe()
+    notifier.store("stream-a", read)
+    {death}
+notifier.remove("stream-a") if starts == 2 else None
+sys.exit(1 if starts < 3 else 0)
+""")
+    assert one.wait(DEADLINE_S) == 0
+    assert starts(home) == ["lock,control,alive", "lock,control,stream-a,alive", "lock,control,alive"]
+
+
+def test_bad_settings_cost_no_stream(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
+    one = keep(home, keepers, f"""
+if starts == 1:
+    notifier.store("stream-a", os.pipe()[0])
+sys.exit({EXIT_CONFIG} if starts < 3 else 0)
+""")
+    assert one.wait(DEADLINE_S) == 0
+    assert len(starts(home)) == 3
+
+
+def test_told_to_stop_while_its_child_begins(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
+    """The signal kills a child that is not ready for it: that is no reason to start another."""
+    one = keep(home, keepers, "time.sleep(600)")
+    wait_for(lambda: starts(home), "the child")
+    one.send_signal(signal.SIGTERM)
+    assert one.wait(DEADLINE_S) == 0
+    assert len(starts(home)) == 1
+
+
+def test_clients_can_connect_before_the_child_is_up(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
+    keep(home, keepers, "time.sleep(600)")
+    wait_for(home.socket.exists, "the socket")
+    assert home.socket.stat().st_mode & 0o777 == 0o600
+    with socket.socket(socket.AF_UNIX) as client:
+        wait_for(lambda: client.connect_ex(str(home.socket)) == 0, "the connection")
+
+
+class TestOne:
+    @pytest.fixture
+    def keeper(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeper]:
+        for name, value in home.env.items():
+            monkeypatch.setenv(name, value)
+        one = Keeper([])
+        yield one
+        for fd in one.held.values():
+            os.close(fd)
+
+    def test_only_one(self, keeper: Keeper) -> None:
+        assert keeper.lock()
+        other = Keeper([])
+        assert not other.lock()
+        os.close(other.held.pop(descriptors.LOCK))
+        assert (keeper.runtime / "keeper.lock").read_text() == f"{os.getpid()}\n"
+
+    def test_what_daemons_say(self, keeper: Keeper, tmp_path: Path) -> None:
+        keeper.listen()
+        with keeper._notify:
+            notifier = descriptors.Notifier(str(keeper._notify_path))
+            read, write = os.pipe()
+
+            def tell(*lines: str, fds: tuple[int, ...] = ()) -> set[str]:
+                notifier.tell(*lines, fds=fds)
+                keeper._notified()
+                return set(keeper.held)
+
+            before = set(keeper.held)
+            open_before = len(os.listdir("/proc/self/fd"))
+            assert tell("READY=1", "STATUS=fine") == before
+            assert tell("FDSTORE=1", "FDNAME=stream-a", fds=(read,)) == before | {"stream-a"}
+            assert tell("FDSTORE=1", "FDNAME=stream-a", fds=(read,)) == before | {"stream-a"}
+            assert tell("FDSTORE=1", "FDNAME=stream-b", fds=(read, write)) == before | {"stream-a"}
+            assert tell("FDSTORE=1", fds=(read,)) == before | {"stream-a"}
+            assert tell("garbage\xff=", "=", "FDSTORE") == before | {"stream-a"}
+            assert tell("FDSTOREREMOVE=1", "FDNAME=control") == before | {"stream-a"}
+            assert tell("FDSTOREREMOVE=1", "FDNAME=stream-a") == before
+            assert len(os.listdir("/proc/self/fd")) == open_before
+            notifier._socket.close()  # type: ignore[union-attr]
+        os.close(read)
+        os.close(write)
