@@ -354,7 +354,13 @@ class _Merging:
         whole = end - start <= WHOLE
         data = walk.whole(frame) if whole else b""
         payload = data[FRAME_HEADER_SIZE:] if whole else walk.beginning(frame)
-        raw = peek_store_id(kind, payload) or b""
+        last = self._last_store
+        if kind == Kind.ARROW and payload[: len(last[0])] == last[0]:
+            raw = last[1]
+        else:
+            raw = peek_store_id(kind, payload) or b""
+            if kind == Kind.ARROW and 0 < len(raw) < 0x80:
+                self._last_store = (bytes((0x0A, len(raw))) + raw, raw)
         try:
             if raw not in self._known and self._is_doubtful(raw):
                 raise BadChunkError("of an unknown recording whose name is one bit off")
@@ -378,6 +384,8 @@ class _Merging:
         else:
             self._out.write(frame_header(kind, len(self._upgraded)) + self._upgraded)
 
+    _last_store: tuple[bytes, bytes] = (b"\0", b"")
+    """How the last chunk began, and the store id in that: the next one is nearly always of the same store."""
     _time: tuple[int, int] | None = None
     _upgraded: bytes | None = None
 

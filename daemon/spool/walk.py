@@ -121,6 +121,16 @@ class Walk:
         return self
 
     def __next__(self) -> Piece:
+        # Small frames within the window, nearly all there are, without a further call.
+        start = self._position
+        at = start - self._base
+        if start and 0 <= at <= len(self._window) - FRAME_HEADER_SIZE:
+            kind, length = FRAME_HEADER.unpack_from(self._window, at)
+            end = start + FRAME_HEADER_SIZE + length
+            if 0 < kind <= 3 and length < BIG and end <= self._size:
+                self._small = True
+                self._position = end
+                return Frame(start, end, kind, start + FRAME_HEADER_SIZE)
         piece = self._next()
         if piece is None:
             raise StopIteration

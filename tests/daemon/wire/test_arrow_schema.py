@@ -46,7 +46,8 @@ def test_the_same_bytes_as_the_sdk(version: str) -> None:
     (manifest,) = footer_of(data)
     raw = next(value for n, _, value in protobuf.fields(data[tail.start : tail.start + tail.length]) if n == 1)
     part = next(value for n, _, value in protobuf.fields(raw) if n == 2)
-    assert next(bytes(value) for n, _, value in protobuf.fields(part) if n == 1) == schema_message(manifest.schema) + EOS
+    theirs = next(bytes(value) for n, _, value in protobuf.fields(part) if n == 1)
+    assert theirs == schema_message(manifest.schema) + EOS
     message, digest = sorted_schema_message(reversed(list(manifest.schema)))
     assert digest == manifest.sha256 == hashlib.sha256(message).digest()
 
