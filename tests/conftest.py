@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -124,8 +125,11 @@ class Home:
         # Rerun asks nobody: its analytics are off in this home.
         analytics = self.path / "c" / "rerun"
         analytics.mkdir()
-        (analytics / "analytics.json").write_text(
-            '{"analytics_enabled":false,"analytics_id":"","salt":"","metadata":{}}')
+        (analytics / "analytics.json").write_text(json.dumps({
+            "analytics_enabled": False, "analytics_id": "", "metadata": {},
+            "config_file_path": str(analytics / "analytics.json"),
+            "data_dir_path": str(self.path / ".local" / "share" / "rerun" / "analytics"),
+        }))
 
     @property
     def spool(self) -> Path:
