@@ -181,7 +181,8 @@ namespace rrd {
     // The control protocol: bytes in, messages out. No I/O in here.
 
     namespace control {
-        using Json = nlohmann::json;
+        /// Keeps its keys in the order in which they are sent.
+        using Json = nlohmann::ordered_json;
 
         /// The protocol that is spoken here, said in `hello`.
         inline constexpr std::uint64_t PROTOCOL = 1;
@@ -190,10 +191,43 @@ namespace rrd {
         /// No message nests deeper: the map itself is the first level, what it holds the second.
         inline constexpr std::size_t MAX_DEPTH = 16;
 
+        namespace detail {
+            /// CBOR as the protocol wants it: 64-bit floats, which the library would shorten; all else is the library's.
+            inline void write(const Json& value, std::vector<std::uint8_t>& bytes) {
+                const auto head = [&](std::uint8_t major, std::size_t size) {
+                    const std::size_t at = bytes.size();
+                    Json::to_cbor(Json(static_cast<std::uint64_t>(size)), bytes);
+                    bytes[at] = static_cast<std::uint8_t>(bytes[at] | major << 5);
+                };
+                if (value.is_object()) {
+                    head(5, value.size());
+                    for (const auto& [key, child] : value.items()) {
+                        Json::to_cbor(Json(key), bytes);
+                        write(child, bytes);
+                    }
+                } else if (value.is_array()) {
+                    head(4, value.size());
+                    for (const auto& child : value) {
+                        write(child, bytes);
+                    }
+                } else if (value.is_number_float()) {
+                    const auto number = value.get<double>();
+                    std::uint64_t bits = 0;
+                    std::memcpy(&bits, &number, sizeof bits);
+                    bytes.push_back(0xfb);
+                    for (int shift = 56; shift >= 0; shift -= 8) {
+                        bytes.push_back(static_cast<std::uint8_t>(bits >> shift));
+                    }
+                } else {
+                    Json::to_cbor(value, bytes);
+                }
+            }
+        } // namespace detail
+
         /// A message as it goes over the socket: its length, big endian, and its CBOR.
         inline Result<std::vector<std::uint8_t>> encode(const Json& message) {
             std::vector<std::uint8_t> bytes(4);
-            Json::to_cbor(message, bytes);
+            detail::write(message, bytes);
             const std::size_t length = bytes.size() - 4;
             if (length > MAX_MESSAGE) {
                 return Error{
@@ -209,7 +243,32 @@ namespace rrd {
         }
 
         namespace detail {
-            /// Refuses what is nested too deeply, before a parser recurses into it.
+            /// RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
+            inline bool is_utf8(const std::string& text) {
+                const auto byte = [&](std::size_t at) {
+                    return at < text.size() ? static_cast<unsigned char>(text[at]) : 0U;
+                };
+                for (std::size_t at = 0; at < text.size();) {
+                    const unsigned first = byte(at);
+                    const unsigned second = byte(at + 1);
+                    const std::size_t more = first < 0x80 ? 0 : first < 0xc2 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+                    const bool wrong = more == 4 || first > 0xf4 || (first == 0xe0 && second < 0xa0) ||
+                                       (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
+                                       (first == 0xf4 && second > 0x8f);
+                    if (wrong) {
+                        return false;
+                    }
+                    for (std::size_t next = 1; next <= more; ++next) {
+                        if ((byte(at + next) & 0xc0) != 0x80) {
+                            return false;
+                        }
+                    }
+                    at += more + 1;
+                }
+                return true;
+            }
+
+            /// Refuses what is nested too deeply, before a parser recurses into it, and text that is none.
             class DepthCheck : public nlohmann::json_sax<Json> {
               public:
                 bool null() override {
@@ -232,8 +291,8 @@ namespace rrd {
                     return leaf();
                 }
 
-                bool string(string_t&) override {
-                    return leaf();
+                bool string(string_t& text) override {
+                    return leaf() && is_utf8(text);
                 }
 
                 bool binary(binary_t&) override {
@@ -244,8 +303,8 @@ namespace rrd {
                     return ++_depth <= MAX_DEPTH;
                 }
 
-                bool key(string_t&) override {
-                    return true;
+                bool key(string_t& text) override {
+                    return is_utf8(text);
                 }
 
                 bool end_object() override {
@@ -307,7 +366,7 @@ namespace rrd {
                 _buffer.erase(_buffer.begin(), end);
                 detail::DepthCheck check;
                 if (!Json::sax_parse(body, &check, nlohmann::detail::input_format_t::cbor)) {
-                    return refuse("not CBOR, bytes after it, or nested deeper than " + std::to_string(MAX_DEPTH));
+                    return refuse("not CBOR, bytes after the message, or nested deeper than " + std::to_string(MAX_DEPTH));
                 }
                 Json message = Json::from_cbor(body, true, false);
                 if (!message.is_object()) {

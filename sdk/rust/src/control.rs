@@ -98,14 +98,76 @@ impl From<Map> for Value {
 /// [`Error::Protocol`]: it is longer than [`MAX_MESSAGE`].
 pub fn encode(message: Map) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![0; 4];
-    ciborium::into_writer(&Value::from(message), &mut bytes)
-        .map_err(|error| Error::Protocol(format!("cannot encode a message: {error}")))?;
+    write(&Value::from(message), &mut bytes)?;
     let length = bytes.len() - 4;
     if length > MAX_MESSAGE {
         return Err(Error::Protocol(format!("message of {length} bytes, at most {MAX_MESSAGE} are allowed")));
     }
     bytes[..4].copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
     Ok(bytes)
+}
+
+/// CBOR as the protocol wants it: shortest integers, 64-bit floats, definite lengths. (ciborium shortens floats.)
+fn write(value: &Value, out: &mut Vec<u8>) -> Result<(), Error> {
+    match value {
+        Value::Integer(number) => match i128::from(*number) {
+            number @ 0.. => write_head(0, number.unsigned_abs(), out)?,
+            number => write_head(1, number.unsigned_abs() - 1, out)?,
+        },
+        Value::Bytes(bytes) => {
+            write_head(2, bytes.len() as u128, out)?;
+            out.extend_from_slice(bytes);
+        }
+        Value::Text(text) => {
+            write_head(3, text.len() as u128, out)?;
+            out.extend_from_slice(text.as_bytes());
+        }
+        Value::Array(items) => {
+            write_head(4, items.len() as u128, out)?;
+            for item in items {
+                write(item, out)?;
+            }
+        }
+        Value::Map(pairs) => {
+            write_head(5, pairs.len() as u128, out)?;
+            for (key, value) in pairs {
+                write(key, out)?;
+                write(value, out)?;
+            }
+        }
+        Value::Bool(value) => out.push(0xf4 + u8::from(*value)),
+        Value::Null => out.push(0xf6),
+        Value::Float(number) => {
+            out.push(0xfb);
+            out.extend_from_slice(&number.to_be_bytes());
+        }
+        other => return Err(Error::Protocol(format!("cannot encode {other:?}"))),
+    }
+    Ok(())
+}
+
+/// The first bytes of an item: RFC 8949, section 3.
+fn write_head(major: u8, argument: u128, out: &mut Vec<u8>) -> Result<(), Error> {
+    let too_large = |_| Error::Protocol(format!("cannot encode an integer beyond 64 bits: {argument}"));
+    let argument = u64::try_from(argument).map_err(too_large)?;
+    let (short, bytes) = (major << 5, argument.to_be_bytes());
+    match argument {
+        0..=23 => out.push(short | bytes[7]),
+        24..=0xff => out.extend_from_slice(&[short | 24, bytes[7]]),
+        0x100..=0xffff => {
+            out.push(short | 25);
+            out.extend_from_slice(&bytes[6..]);
+        }
+        0x1_0000..=0xffff_ffff => {
+            out.push(short | 26);
+            out.extend_from_slice(&bytes[4..]);
+        }
+        _ => {
+            out.push(short | 27);
+            out.extend_from_slice(&bytes);
+        }
+    }
+    Ok(())
 }
 
 /// A request.
@@ -174,7 +236,8 @@ fn depth(value: &Value) -> usize {
     let below = match value {
         Value::Map(pairs) => pairs.iter().map(|(_, child)| depth(child)).max(),
         Value::Array(items) => items.iter().map(depth).max(),
-        Value::Tag(_, child) => return depth(child),
+        // No message has tags, and shared values (tags 28 and 29) may contain themselves.
+        Value::Tag(..) => return MAX_DEPTH + 1,
         _ => None,
     };
     1 + below.unwrap_or(0)

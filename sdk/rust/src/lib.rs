@@ -41,6 +41,10 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("rrd passes pipes as /proc/self/fd/N: it needs Linux");
 
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod control;
 mod error;
 mod link;
