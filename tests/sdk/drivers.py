@@ -114,7 +114,7 @@ def rust_workspace() -> tuple[Path, Path]:
 def _rust() -> Path:
     """Where the built programs and the library are."""
     workspace, target = rust_workspace()
-    with _alone("rust"):
+    with _alone(target.name):
         packages = [argument for name in ("rrd", "rrd-tests", "rerun_c") for argument in ("-p", name)]
         locked = ["--locked"] if workspace.is_relative_to(ROOT) else []
         run_cargo("build", "--ignore-rust-version", *locked, *packages, target=target, cwd=workspace)
