@@ -377,12 +377,14 @@ class Daemon:
                     alone = stream.path.stat().st_nlink == 1
                     candidates.append(Candidate(stream.id, stream.ended_at or 0.0, stream.size,
                                                 stream.size if alone else 0))
+        disk = shutil.disk_usage(hub.directory)
         chosen = choose(
             candidates,
             total=sum(stream.size for stream in own),
-            free=shutil.disk_usage(hub.directory).free,
+            free=disk.free,
             max_bytes=self.settings.spool_max_bytes,
-            min_free=self.settings.spool_min_free_bytes,
+            # On a small disk the default would leave nothing at all.
+            min_free=min(self.settings.spool_min_free_bytes, disk.total // 20),
         )
         return [hub.streams[name] for name in chosen]
 

@@ -87,7 +87,7 @@ class Settings:
     spool_max_bytes: int = _key(
         DEFAULT_MAX_BYTES, "size", "ended recordings may take so much; beyond it the oldest go")
     spool_min_free_bytes: int = _key(
-        DEFAULT_MIN_FREE_BYTES, "size", "so much of the spool's disk is left free")
+        DEFAULT_MIN_FREE_BYTES, "size", "so much of the spool's disk is left free, a twentieth of it at most")
     grpc_port: int = _key(
         GRPC_PORT, "port", "loopback port for programs that know nothing of rrd; 0: any free one, -1: none",
         restart=True)

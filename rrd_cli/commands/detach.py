@@ -36,7 +36,7 @@ def run(
     with Client() as client:
         for name in ["all"] if everything else sink or ():
             target = os.path.abspath(name) if sources.is_file_name(name) and "://" not in name else name
-            answer = client.call("detach", {"sink": target})
+            answer = client.call("detach", {"sink": target}, timeout=None)  # a long file is copied first
             gone += [render.pinned(found, render.SINK_KEYS) for found in answer.get("sinks") or ()]
     if json:
         render.print_lines([render.as_json({"sinks": gone})])
