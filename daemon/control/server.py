@@ -249,7 +249,7 @@ class Server:
             failure = control.protocol_mismatch(call.args.get("protocol"), call.client.agent, __version__)
             await call.client.send(control.error(call.id, failure))
             raise ProtocolError(failure.message)
-        # The pid that it says is not used: in a container it counts from another beginning, and is somebody else's here.
+        # The pid that it says is not used: in a container it counts from another beginning, and is another's here.
         await call.client.send(control.ok(call.id, {
             "protocol": control.PROTOCOL, "version": __version__, "pid": os.getpid(),
         }))
