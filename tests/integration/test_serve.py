@@ -233,7 +233,7 @@ def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
             tab.command("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
         assert tab.eval("document.getElementById('open-selected').textContent") == "Open selected (2)"
         tab.eval("document.getElementById('open-selected').click()")
-        wait_for(lambda: tab.eval("location.pathname") == "/view", "the viewer's page")
+        tab.until("location.pathname === '/view'")
         tab.until("window.rrdViewer !== undefined", 90)
         wait_for(lambda: frames(tab, "first") == (0, 19) and frames(tab, "second"), "both recordings", 60)
         program.finish()

@@ -43,6 +43,8 @@ EXIT_SECONDS = 10.0
 """How long the end of the program may take to find a home for what is still in the pipes."""
 START_AGAIN_AFTER = 30.0
 """Seconds after a daemon could not be started in which calls do not try that again: each try may take ten."""
+GREETINGS = 10
+"""Daemons in a row that may die while they are greeted, before there is said to be none."""
 SPILL_SLICE = 0.05
 """Seconds the locks are held at most in one go while the program runs: a keeper may want to start."""
 
@@ -136,17 +138,7 @@ class Session:
             current = self._connection
             if current is not None and not current.hung_up():
                 return current
-            connection = Connection(self._dial(start=start))
-            try:
-                connection.hello()
-                for stream in list(self.streams):
-                    self._resume(connection, stream)
-            except ConnectionLost as error:
-                connection.close()
-                raise Unreachable("the daemon went away while it was asked", nobody=True) from error
-            except BaseException:
-                connection.close()
-                raise
+            connection = self._greeted(start=start)
             with self._table:
                 self._connection = connection
                 self._away_since = 0.0
@@ -154,6 +146,29 @@ class Session:
             forget_warnings("away", "absent")
             self._watch()
             return connection
+
+    def _greeted(self, *, start: bool) -> Connection:
+        """A new connection on which hello and every live stream have been said.
+
+        Raises:
+            Unreachable: there is no daemon, or it does not answer.
+        """
+        for again in range(GREETINGS):
+            connection = Connection(self._dial(start=start))
+            try:
+                connection.hello()
+                for stream in list(self.streams):
+                    self._resume(connection, stream)
+            except ConnectionLost:
+                # It died as it was asked. Its keeper listens on, and has the next one up within a second.
+                connection.close()
+                time.sleep(0.1 * again)
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
+        raise Unreachable("the daemon went away while it was asked", nobody=True)
 
     def _dial(self, *, start: bool) -> socket.socket:
         may_start = start and time.monotonic() > self._not_startable_since + START_AGAIN_AFTER
