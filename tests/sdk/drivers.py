@@ -1,7 +1,7 @@
 """The same small program in every language: builds tests/sdk/{rust,cpp}, finds what that needs, says what is missing.
 
 Building Rerun takes minutes, so its objects are kept under ~/.cache/rrd-cli-tests, a directory for each version of
-Rerun and of the compiler. Rerun's C library for the C++ program comes from crates.io, too (crate rerun_c).
+Rerun and of the compiler. Rerun's C library for the C++ program is a crate, too (rerun_c).
 
 Rules: nothing is fetched or written into the source tree; several test runs at once wait for one another; without a
 toolchain a test is skipped, except where CI=true.
