@@ -197,7 +197,7 @@ class TestAppend:
         await trio.sleep(3 * STALL_RETRY_S)
         assert one.stalled
         room = True
-        await trio.sleep(1.5 * STALL_RETRY_S)  # not at the very moment of its next try: who of the two is first is chance
+        await trio.sleep(1.5 * STALL_RETRY_S)  # at its next try itself, which comes first is chance
         assert not one.stalled
         assert one.messages == 3
         assert caplog.text.count("is stalled") == 1
