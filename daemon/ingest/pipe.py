@@ -28,8 +28,10 @@ log = logging.getLogger("rrd.ingest")
 
 MOVE = 1 << 20
 """Bytes moved at most a wake-up: other tasks wait no longer than that takes."""
-PIPE_SIZE = 256 << 10
-"""Measured best among 8 KB to 1 MB."""
+PIPE_SIZES = ((1 << 20, 4), (256 << 10, 2))
+"""Sizes of pipes, bytes, and which part of the user's limit all pipes together may reach with one of that size: the
+first sixteen programs of a user with Linux' default limit have the quickest (against 256 KB a program that logs at
+full speed needs 0.85 to 0.9 of the time), the next sixty-four one that is nearly as quick."""
 SMALL_PIPE_SIZE = 64 << 10
 PAGE = os.sysconf("SC_PAGESIZE")
 F_SETPIPE_SZ = 1031
@@ -211,8 +213,8 @@ def set_pipe_size(fd: int, used: int) -> int:
     except (OSError, ValueError):
         pages = 16384
     # Half of the limit is left to the user's other programs; beyond it a new pipe gets 8 KB.
-    roomy = pages == 0 or used + PIPE_SIZE <= pages * PAGE // 2
-    wanted = PIPE_SIZE if roomy else SMALL_PIPE_SIZE
+    wanted = next((size for size, part in PIPE_SIZES if pages == 0 or used + size <= pages * PAGE // part),
+                  SMALL_PIPE_SIZE)
     try:
         if fcntl.fcntl(fd, F_GETPIPE_SZ) != wanted:
             fcntl.fcntl(fd, F_SETPIPE_SZ, wanted)

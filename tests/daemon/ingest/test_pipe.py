@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from daemon.hub import Hub, Stream
-from daemon.ingest.pipe import F_GETPIPE_SZ, MOVE, PIPE_SIZE, SMALL_PIPE_SIZE, Pump, set_pipe_size
+from daemon.ingest.pipe import F_GETPIPE_SZ, MOVE, PIPE_SIZES, SMALL_PIPE_SIZE, Pump, set_pipe_size
 from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, stream
 
@@ -363,23 +363,27 @@ class TestPipeSize:
         os.close(write)
 
     def test_roomy(self, ends: tuple[int, int]) -> None:
-        assert set_pipe_size(ends[0], 0) == PIPE_SIZE
-        assert fcntl.fcntl(ends[1], F_GETPIPE_SZ) == PIPE_SIZE
+        assert set_pipe_size(ends[0], 0) == PIPE_SIZES[0][0]
+        assert fcntl.fcntl(ends[1], F_GETPIPE_SZ) == PIPE_SIZES[0][0]
 
     def test_many(self, ends: tuple[int, int]) -> None:
-        """At most half of what a user may have of pipes; it is everybody's limit."""
+        """Fewer have the largest, and all together at most half of what a user may have: it is everybody's limit."""
         pages = int(Path("/proc/sys/fs/pipe-user-pages-soft").read_text())
         if pages == 0:
             pytest.skip("needs a limit on pipes (fs.pipe-user-pages-soft)")
-        half = pages * os.sysconf("SC_PAGESIZE") // 2
-        assert set_pipe_size(ends[0], half - PIPE_SIZE) == PIPE_SIZE
-        assert set_pipe_size(ends[0], half - PIPE_SIZE + 1) == SMALL_PIPE_SIZE
+        limit = pages * os.sysconf("SC_PAGESIZE")
+        (large, quarter), (middle, half) = PIPE_SIZES
+        assert (quarter, half) == (4, 2)
+        assert set_pipe_size(ends[0], limit // 4 - large) == large
+        assert set_pipe_size(ends[0], limit // 4 - large + 1) == middle
+        assert set_pipe_size(ends[0], limit // 2 - middle) == middle
+        assert set_pipe_size(ends[0], limit // 2 - middle + 1) == SMALL_PIPE_SIZE
 
     def test_what_is_in_it_stays(self, ends: tuple[int, int]) -> None:
         os.set_blocking(ends[1], False)
-        fcntl.fcntl(ends[0], 1031, PIPE_SIZE)
+        fcntl.fcntl(ends[0], 1031, 256 << 10)
         written = os.write(ends[1], bytes(200_000))
-        assert set_pipe_size(ends[0], 1 << 40) == PIPE_SIZE
+        assert set_pipe_size(ends[0], 1 << 40) == 256 << 10
         assert len(os.read(ends[0], 1 << 20)) == written
 
     def test_no_pipe(self, tmp_path: Path) -> None:
