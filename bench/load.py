@@ -1,16 +1,42 @@
 """A program's wall time: prints seconds from choosing the output to its end.
 
     load.py KIND COUNT MODE [ARGUMENT...]        kinds: img, pts, scalar; modes:
-    save PATH | grpc URL | rrd [PATH...] | rrd-copy PATH...
+    save PATH | nothing | grpc URL | rrd [PATH...] | rrd-copy PATH...
+
+`nothing` is a pipe that somebody reads and forgets: what any tool costs that a program reaches through a pipe.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
+import subprocess
 import sys
 import time
 
 import numpy as np
 import rerun as rr
+
+from daemon.ingest.pipe import PIPE_SIZES
+
+FORGET = """
+import os
+print(flush=True)
+with open(os.devnull, "wb") as no:
+    while os.splice(0, no.fileno(), 1 << 20):
+        pass
+"""
+
+
+def forgetful_pipe() -> str:
+    """A pipe as large as the daemon's whose reader moves everything to /dev/null; its path."""
+    read, write = os.pipe()
+    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_SIZES[0][0])
+    reader = subprocess.Popen([sys.executable, "-c", FORGET], stdin=read, stdout=subprocess.PIPE)
+    assert reader.stdout is not None
+    reader.stdout.readline()
+    os.close(read)
+    return f"/proc/self/fd/{write}"
 
 
 def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
@@ -20,8 +46,10 @@ def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
     clouds = [random.random((20_000, 3), dtype=np.float32) for _ in range(8)]
     if mode.startswith("rrd"):
         import rrd
+    if mode == "nothing":
+        arguments = [forgetful_pipe()]
     begin = time.perf_counter()
-    if mode == "save":
+    if mode in ("save", "nothing"):
         rr.save(arguments[0])
     elif mode == "grpc":
         rr.connect_grpc(arguments[0])

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from bench.place import Place, alternate, place, receiver, report
@@ -37,17 +38,19 @@ def outputs(one: Place, rounds: int) -> None:
         copies = [one.other / f"{index}.rrd" for index in range(8)]
         found = alternate(
             rounds,
-            save=lambda timed=timed: timed("save", one.disk / "sdk.rrd"),
+            save=partial(timed, "save", one.disk / "sdk.rrd"),
             grpc=grpc,
-            one=lambda timed=timed: timed("rrd", one.disk / "rrd.rrd"),
-            eight=lambda timed=timed, eight=eight: timed("rrd", *eight),
-            copy=lambda timed=timed, copies=copies: timed("rrd-copy", copies[0]),
-            copies=lambda timed=timed, copies=copies: timed("rrd-copy", *copies),
+            nothing=partial(timed, "nothing"),
+            one=partial(timed, "rrd", one.disk / "rrd.rrd"),
+            eight=partial(timed, "rrd", *eight),
+            copy=partial(timed, "rrd-copy", copies[0]),
+            copies=partial(timed, "rrd-copy", *copies),
         )
         for path in (*eight, *copies):
             path.unlink(missing_ok=True)
         print(f"-- {name}: rr.save {found['save']:.2f} s")
         report("attach + one file / rr.save", found["one"] / found["save"], "<= 0.9")
+        report("attach + one file / a pipe that is read and forgotten", found["one"] / found["nothing"], "-")
         report("attach + one file / rr.connect_grpc into rerun --save", found["one"] / found["grpc"], "<= 0.5")
         report("eight files / one", found["eight"] / found["one"], "<= 1.1")
         report("one copy on another file system / rr.save", found["copy"] / found["save"], "<= 1.2")
