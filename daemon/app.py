@@ -5,7 +5,7 @@
            goes on with them. Killed: the same without the telling.
 
     nursery
-      ├ hub.finish_streams   footers for logs that ended
+      ├ complete_streams     footers for logs that ended
       ├ a Pump a stream      pipe -> log
       ├ a sink each          log -> output
       ├ control.Server       verbs
@@ -31,8 +31,9 @@ import trio
 
 from daemon import __version__, descriptors, paths, settings
 from daemon.auto import Auto
+from daemon.completing import complete_streams
 from daemon.control.server import Client, Server, load_verbs
-from daemon.hub import UNKNOWN, Hub, Stream
+from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
@@ -43,6 +44,7 @@ from daemon.sinks.runner import Sink, SinkSet
 from daemon.sinks.viewer import ViewerSink
 from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
+from daemon.stream import UNKNOWN, Stream
 from daemon.systemd import service
 from daemon.systemd.service import feed_watchdog
 from daemon.takeover import Takeover
@@ -105,7 +107,7 @@ class Daemon:
         """
         by_name = dict(inherited)
         async with trio.open_nursery() as self.nursery:
-            await self.nursery.start(self.hub.finish_streams)
+            await self.nursery.start(complete_streams, self.hub)
             self.nursery.start_soon(self._signals)
             if self.watchdog_s:
                 self.nursery.start_soon(feed_watchdog, self.notifier, self.watchdog_s)

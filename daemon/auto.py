@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING
 import trio
 
 from daemon.control.server import Call, Client, find_handler
-from daemon.hub import RecordingKey, Stream
 from daemon.runs import start_file
 from daemon.selection import recordings_of
 from daemon.settings import Rule
 from daemon.sinks.runner import ACTIVE, describe
 from daemon.sinks.viewer import ViewerSink
 from daemon.spool.log import write_atomically
+from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import Message, VerbError
 
 if TYPE_CHECKING:

@@ -20,10 +20,11 @@ from daemon.selection import Selection
 from daemon.spool.log import Descriptor
 from daemon.spool.pinned import Skimmed, skim
 from daemon.spool.scanner import Frame, Scanner
+from daemon.stream import Stream
 from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError
 
 if TYPE_CHECKING:
-    from daemon.hub import Hub, Stream
+    from daemon.hub import Hub
 
 LONG = 4 << 20
 """Logs shorter than this are delivered before anyone could see in which order."""

@@ -1,272 +1,39 @@
-"""Streams and recordings: what is being logged, what was, and the cursors that read it.
+"""All streams: what is being logged, and what was.
 
     ingest -> Stream (one log) -> Hub.changed -> daemon.feed (one cursor a log) -> sink
+                                -> Hub.end_stream -> daemon.completing (footer, fsync)
 
-Rules: an ingest appends and never waits for a reader; a reader holds nothing but positions; `committed` is the end of
-the last whole frame and only grows; whatever is told of a log comes from the log. Ending a stream completes its log
-(footer, fsync) in a process of its own, so that no footer costs the event loop anything.
+Rules: an ingest appends and never waits for a reader; a reader holds nothing but positions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import os
-import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import trio
 
+from daemon.completing import NOT_COMPLETED, finish_file
 from daemon.feed import Feed
 from daemon.selection import FILE, Selection
-from daemon.spool.log import META_SUFFIX, SUFFIX, Descriptor, Log, Meta, Readers, list_streams, new_stream_id
-from daemon.spool.scanner import Frame, Scanner
-from daemon.wire.logmsg import BLUEPRINT, StoreId, parse_store_id, parse_store_info
-from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError, Kind, StreamHeader, frame_header
+from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, Readers, list_streams, new_stream_id
+from daemon.spool.scanner import Scanner
+from daemon.stream import UNKNOWN, Stream, generation_of
+from daemon.wire.rrd import FormatError, frame_header
 
 log = logging.getLogger("rrd.hub")
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-UNKNOWN = "unknown"
-"""Kind of a stream whose description is lost, or never was."""
 STALL_RETRY_S = 1.0
 """How often a stream that found the spool's disk full tries again."""
-FINISHERS = 2
-"""Footers made at once: a burst of ending streams must not take every core."""
-NOT_COMPLETED = "cannot be completed: "
-"""How the error of a log begins whose completion is tried again by the next daemon."""
-
-
-class RecordingKey(NamedTuple):
-    """A recording as users name it; empty application ids are SDKs' that did not say."""
-
-    application_id: str
-    recording_id: str
-
-
-@dataclass(slots=True)
-class Stats:
-    """What a stream holds of one store."""
-
-    messages: int = 0
-    bytes: int = 0
-
-
-class Stream:
-    """What one connection of one program delivers, and its log.
-
-    Attributes:
-        committed: End of the last whole frame in the log, bytes.
-        data_end: End of the last frame that carries data: a copy may go so far and stay true whatever the footer.
-        ended: No more bytes will come.
-        complete: The log has its footer and is on disk.
-        stalled: Why nothing can be appended just now (disk full), or empty.
-        generation: Which file the log is: its inode, cut to what every JSON reader can hold. A log that is written anew
-            has its frames at other places, whenever that was and whoever was alive then.
-    """
-
-    def __init__(self, meta: Meta, path: Path, readers: Readers) -> None:
-        self.meta = meta
-        self.path = path
-        self.readers = readers
-        self.log: Log | None = None
-        self.scanner: Scanner | None = None
-        self.header: StreamHeader | None = None
-        self.committed = 0
-        self.data_end = 0
-        self.size = 0
-        self.messages = 0
-        self.stores: dict[bytes, Stats] = {}
-        self.keys: dict[bytes, StoreId] = {}
-        self.store_version: tuple[int, int, int] | None = None
-        self.ended = False
-        self.complete = False
-        self.concatenated = False
-        self.generation = 0
-        self.stalled = ""
-        self.dropped_bytes = 0
-
-    @property
-    def id(self) -> str:
-        """The stream's id."""
-        return self.meta.id
-
-    @property
-    def kind(self) -> str:
-        """How it came: `shim`, `stdin`, `grpc` or `file`."""
-        return self.meta.kind
-
-    @property
-    def pid(self) -> int | None:
-        """The program's process, if it is known."""
-        return self.meta.pid
-
-    @property
-    def program(self) -> str:
-        """The program's name, if it is known."""
-        return self.meta.program
-
-    @property
-    def started_at(self) -> float:
-        """When the stream was opened, Unix seconds."""
-        return self.meta.started_at
-
-    @property
-    def ended_at(self) -> float | None:
-        """When it ended, Unix seconds."""
-        return self.meta.ended_at
-
-    @property
-    def error(self) -> str:
-        """What was wrong with the stream's bytes, or empty."""
-        return self.meta.error
-
-    @property
-    def sdk_version(self) -> tuple[int, int, int] | None:
-        """The SDK's version as the stream says it."""
-        if self.store_version is not None:
-            return self.store_version
-        return self.header.version[:3] if self.header is not None else None
-
-    @property
-    def recordings(self) -> dict[RecordingKey, Stats]:
-        """Messages and bytes of each recording; a blueprint counts for the recordings of its application."""
-        found: dict[RecordingKey, Stats] = {}
-        for raw, stats in self.stores.items():
-            store = self.keys[raw]
-            if store.kind != BLUEPRINT:
-                one = found.setdefault(RecordingKey(store.application_id, store.recording_id), Stats())
-                one.messages += stats.messages
-                one.bytes += stats.bytes
-        if not found and not self.stores and self.meta.recording_id:
-            found[RecordingKey(self.meta.application_id, self.meta.recording_id)] = Stats()
-        return found
-
-    def source(self) -> Descriptor:
-        """The log for reading, to be kept for as long as it is read.
-
-        Raises:
-            OSError: the log is gone.
-        """
-        if self.log is not None and self.log.descriptor is not None:
-            return self.log.descriptor
-        return self.readers.get(self.path)
-
-    def fd(self) -> int:
-        """The same as a number, good until the next await.
-
-        Raises:
-            OSError: the log is gone.
-        """
-        return self.source().fd
-
-    def close(self) -> None:
-        """Write no more; `source` opens the log again."""
-        if self.log is not None:
-            self.log.close()
-            self.log = None
-        self.readers.drop(self.path)
-
-    def note(self, frames: Iterator[Frame], fd: int) -> None:
-        """Count frames that have become whole.
-
-        Args:
-            frames: From a scanner.
-            fd: The log, readable.
-
-        Raises:
-            FormatError: from the scanner; what came before is counted.
-        """
-        stores = self.stores
-        for frame in frames:
-            self.messages += 1
-            raw = frame.store
-            if raw is None:
-                continue
-            stats = stores.get(raw)
-            if stats is None:
-                stats = stores[raw] = Stats()
-                self.keys[raw] = self._identify(raw)
-            if frame.kind == Kind.STORE_INFO:
-                self._learn(frame, raw, fd)
-            stats.messages += 1
-            stats.bytes += frame.length + FRAME_HEADER_SIZE
-
-    def _identify(self, raw: bytes) -> StoreId:
-        try:
-            return parse_store_id(raw)
-        except (ValueError, UnicodeDecodeError):
-            return StoreId(0, "(unreadable)", "")
-
-    def _learn(self, frame: Frame, raw: bytes, fd: int) -> None:
-        """Take the application id and the SDK's version from a store info."""
-        try:
-            info = parse_store_info(os.pread(fd, min(frame.length, 1 << 16), frame.offset))
-        except (ValueError, UnicodeDecodeError):
-            return
-        if info.store.application_id and not self.keys[raw].application_id:
-            self.keys[raw] = self.keys[raw]._replace(application_id=info.store.application_id)
-        if info.version is not None:
-            self.store_version = info.version
-
-    def read_through(self) -> None:
-        """Count all frames of a log that nobody writes.
-
-        Raises:
-            OSError: it cannot be read.
-            FormatError: not even its header is one.
-        """
-        source = Descriptor(os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
-        scanner = Scanner(source.fd)
-        try:
-            self.note(scanner.frames(self.size), source.fd)
-        except FormatError as error:
-            if scanner.header is None:
-                raise
-            self.meta.error = str(error)
-        self.header, self.committed, self.data_end = scanner.header, scanner.position, scanner.data_end
-        self.concatenated = scanner.headers > 1
-
-    def summary(self) -> dict[str, Any]:
-        """What is kept of a complete log, so that it need not be read again to be listed."""
-        return {
-            "size": self.size,
-            "data_end": self.data_end,
-            "messages": self.messages,
-            "version": list(self.header.version) if self.header else None,
-            "compression": self.header.compression if self.header else 0,
-            "sdk_version": list(self.store_version) if self.store_version else None,
-            "dropped_bytes": self.dropped_bytes,
-            "stores": [[raw.hex(), list(self.keys[raw]), stats.messages, stats.bytes]
-                       for raw, stats in self.stores.items()],
-        }
-
-    def load_summary(self, summary: dict[str, Any]) -> None:
-        """Take what `summary` kept.
-
-        Raises:
-            KeyError, ValueError, TypeError: it is damaged, or from a version that kept something else.
-        """
-        version = summary["version"]
-        if version:
-            major, minor, patch, tag = version
-            self.header = StreamHeader((major, minor, patch, tag), summary["compression"], 2)
-        sdk = summary["sdk_version"]
-        self.store_version = (sdk[0], sdk[1], sdk[2]) if sdk else None
-        self.size = self.committed = int(summary["size"])
-        self.data_end = int(summary["data_end"])
-        self.messages = int(summary["messages"])
-        self.dropped_bytes = int(summary["dropped_bytes"])
-        for text, (kind, recording, application), messages, size in summary["stores"]:
-            raw = bytes.fromhex(text)
-            self.stores[raw] = Stats(messages, size)
-            self.keys[raw] = StoreId(kind, recording, application)
 
 
 @dataclass
@@ -279,6 +46,7 @@ class Hub:
         version: Grows with every change; `wait_change` waits for the next.
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         readers: Ended logs that are open.
+        to_complete: Streams that have ended, for `complete_streams`.
         finish: Gives a file its footer: `finish_file`, or one of a test's own.
         on_open: Called with a stream when it begins, while its program still waits for us.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
@@ -290,13 +58,13 @@ class Hub:
     version: int = 0
     shape: int = 0
     readers: Readers = field(default_factory=Readers)
-    finish: Callable[[Path], Awaitable[dict[str, Any]]] = field(default_factory=lambda: finish_file)
+    to_complete: deque[Stream] = field(default_factory=deque)
+    finish: Callable[[Path], Awaitable[dict[str, Any]]] = finish_file
     on_open: Callable[[Stream], None] | None = None
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _shape_lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    _to_finish_send: trio.MemorySendChannel[Stream] | None = None
 
     # -- changes -------------------------------------------------------------------------------------------------
 
@@ -405,9 +173,9 @@ class Hub:
             OSError: the log cannot be opened.
         """
         if stream.log is None:
-            await self._read_again(stream, only_if_closed=True)
+            await self.read_again(stream, only_if_closed=True)
 
-    async def _read_again(self, stream: Stream, *, only_if_closed: bool = False) -> None:
+    async def read_again(self, stream: Stream, *, only_if_closed: bool = False) -> None:
         """Count a log from its beginning: in a thread, for it may be long, and on the side, for others are reading.
 
         Raises:
@@ -511,7 +279,7 @@ class Hub:
         if stream.stalled:
             stream.stalled = ""
             log.warning("stream %s flows again", stream.id)
-            self._save_meta(stream)
+            self.describe(stream)
             self.changed()
 
     def end_stream(self, stream: Stream, reason: str) -> None:
@@ -524,12 +292,12 @@ class Hub:
         log.info("stream %s ended (%s): %d messages, %d bytes", stream.id, reason, stream.messages, stream.size)
         if self.on_end is not None:
             self.on_end(stream)
-        self._save_meta(stream)
+        self.describe(stream)
+        self.to_complete.append(stream)
         self.reshaped()
-        if self._to_finish_send is not None:
-            self._to_finish_send.send_nowait(stream)
 
-    def _save_meta(self, stream: Stream) -> None:
+    def describe(self, stream: Stream) -> None:
+        """Write a stream's description beside its log; where that cannot be, the log says enough."""
         try:
             stream.meta.save(self.directory)
         except OSError as error:
@@ -592,80 +360,11 @@ class Hub:
         self.reshaped()
         return freed
 
-    # -- completing ----------------------------------------------------------------------------------------------
-
-    async def finish_streams(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Complete the logs of streams that end, until cancelled."""
-        send, receive = trio.open_memory_channel[Stream](float("inf"))
-        self._to_finish_send = send
-        limit = trio.CapacityLimiter(FINISHERS)
-        async with trio.open_nursery() as nursery, send, receive:
-            task_status.started()
-            async for stream in receive:
-                nursery.start_soon(self._finish, stream, limit)
-
-    async def _finish(self, stream: Stream, limit: trio.CapacityLimiter) -> None:
-        while True:
-            try:
-                async with limit:
-                    await self._complete(stream)
-                break
-            except OSError as error:
-                try:
-                    await self.stalled(stream, error)  # a footer needs room too
-                except OSError:
-                    stream.meta.error = stream.meta.error or f"{NOT_COMPLETED}{error}"
-                    log.error("stream %s cannot be completed: %s", stream.id, error)
-                    break
-        self.flowing(stream)
-        stream.complete = True
-        stream.close()
-        stream.meta.summary = stream.summary()
-        self._save_meta(stream)
-        self.reshaped()
-
-    async def _complete(self, stream: Stream) -> None:
-        """Give a log its footer, unless it has one, and put it on the disk.
-
-        Raises:
-            OSError: the log cannot be read or written.
-        """
-        await self.take_up(stream)
-        scanner = stream.scanner
-        if scanner is None:
-            return
-        if stream.error and scanner.header is None and stream.log is not None:
-            # Nothing of it is a stream: a log must not be a trap for whoever opens it.
-            stream.dropped_bytes += stream.size
-            os.ftruncate(stream.log.fd, 0)
-            stream.size = stream.log.size = 0
-        untouched = scanner.sealed and scanner.position == stream.size and not self._distrusted(stream)
-        if not untouched and stream.size:
-            result = await self.finish(stream.path)
-            stream.dropped_bytes += int(result.get("dropped_bytes", 0))
-            if result.get("problem"):
-                log.warning("stream %s has no footer: %s", stream.id, result["problem"])
-            await self._read_again(stream)
-        await trio.to_thread.run_sync(fsync_path, stream.path)
-        if stream.dropped_bytes:
-            log.error("stream %s: %d bytes of no whole message were dropped", stream.id, stream.dropped_bytes)
-
-    def _distrusted(self, stream: Stream) -> bool:
-        """The SDK's footer is known to be wrong: 0.28.2 to 0.31.4 where a recording and a blueprint share a file."""
-        kinds = {store.kind for store in stream.keys.values()}
-        version = stream.header.version[:3] if stream.header else (0, 0, 0)
-        return len(stream.stores) > 1 and BLUEPRINT in kinds and (0, 28, 0) <= version < (0, 32, 0)
-
     # -- reading -------------------------------------------------------------------------------------------------
 
     def feed(self, selection: Selection) -> Feed:
         """Frames of a selection, from the beginning."""
         return Feed(self, selection)
-
-
-def generation_of(found: os.stat_result) -> int:
-    """See Stream."""
-    return found.st_ino & (1 << 53) - 1
 
 
 def _read_log(stream: Stream) -> None:
@@ -687,37 +386,3 @@ def _same_file(path: Path, found: os.stat_result) -> bool:
     except OSError:
         return False
 
-
-async def finish_file(path: Path) -> dict[str, Any]:
-    """Give a file its footer, in a process of its own: making one keeps a core busy for a while.
-
-    Returns:
-        What `daemon.spool.finish` says: `dropped_bytes`, `rewritten`, `problem`.
-
-    Raises:
-        OSError: it could not be done.
-    """
-    command = [sys.executable, "-m", "daemon.spool.finish", os.fspath(path)]
-    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
-    try:
-        result = json.loads(done.stdout)
-    except ValueError:
-        raise OSError(errno.EIO, done.stderr.decode(errors="replace").strip()[-500:], os.fspath(path)) from None
-    if not isinstance(result, dict) or done.returncode != 0:
-        problem, number = (result.get("problem"), result.get("errno")) if isinstance(result, dict) else (None, None)
-        raise OSError(number or errno.EIO, str(problem or f"exit status {done.returncode}"), os.fspath(path))
-    return result
-
-
-def fsync_path(path: Path) -> None:
-    """Put a file and its name on the disk.
-
-    Raises:
-        OSError: the disk said no.
-    """
-    for name, flags in ((path, os.O_RDONLY), (path.parent, os.O_RDONLY | os.O_DIRECTORY)):
-        fd = os.open(name, flags | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)

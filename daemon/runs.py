@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from daemon.hub import RecordingKey, Stream
 from daemon.ingest.grpc import GrpcServer
 from daemon.selection import Selection
 from daemon.sinks.file import FileSink
 from daemon.sinks.runner import ACTIVE
+from daemon.stream import RecordingKey, Stream
 
 if TYPE_CHECKING:
     from daemon.app import Daemon

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import VerbError
 from daemon.wire.logmsg import BLUEPRINT
-
-if TYPE_CHECKING:
-    from daemon.hub import RecordingKey, Stream
 
 STREAM = "stream:"
 FILE = "file:"
@@ -104,8 +102,6 @@ class Selection:
         Raises:
             KeyError, TypeError: it is damaged.
         """
-        from daemon.hub import RecordingKey
-
         return cls(
             str(found["text"]),
             frozenset(RecordingKey(app, recording) for app, recording in found["recordings"]),

@@ -24,8 +24,9 @@ import trio
 
 import daemon
 from daemon.channel import INSTANCE, PIECE, Channel, ChannelBroken, send_batch
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
 from daemon.selection import Selection, recordings_of, resolve
+from daemon.stream import Stream
 from daemon.viewers.discover import Owner, listener, peer_owner
 from daemon.wire.grpc import (
     EMPTY_MESSAGE,

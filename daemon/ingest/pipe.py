@@ -22,7 +22,8 @@ from pathlib import Path
 
 import trio
 
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
+from daemon.stream import Stream
 
 log = logging.getLogger("rrd.ingest")
 

@@ -27,11 +27,13 @@ from typing import Any
 
 import trio
 
+from daemon.completing import fsync_path
 from daemon.feed import Batch, CursorState
-from daemon.hub import Hub, Stream, fsync_path
+from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
 from daemon.spool.log import Descriptor
+from daemon.stream import Stream
 from daemon.wire.rrd import HEADER_SIZE, StreamHeader
 
 log = logging.getLogger("rrd.sinks")

@@ -25,9 +25,10 @@ import trio
 
 from daemon.channel import INSTANCE, PIECE, Channel, ChannelBroken, send_batch, unwrap
 from daemon.feed import CursorState
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
+from daemon.stream import Stream
 from daemon.viewers.discover import alive, server_at
 from daemon.viewers.probe import Answer, Unreachable, connect, handshake
 from daemon.viewers.process import ends_within

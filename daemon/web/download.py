@@ -27,10 +27,12 @@ from pathlib import Path
 import trio
 
 from daemon import paths
+from daemon.completing import finish_file
 from daemon.feed import Feed
-from daemon.hub import Hub, Stream, finish_file
+from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.sinks.file import FileSink, copy_file
+from daemon.stream import Stream
 from daemon.web.live import BATCH, pieces_of, read
 from daemon.web.server import Exchange
 from daemon.wire.http import HttpError, parse_range

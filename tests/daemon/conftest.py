@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from daemon.completing import complete_streams
 from daemon.hub import Hub
 from daemon.spool.finish import finish_log
 
@@ -21,7 +22,7 @@ async def finish(path: Path) -> dict[str, Any]:
 
 
 def make_hub(directory: Path) -> Hub:
-    """A hub in this directory; its `finish_streams` does not run."""
+    """A hub in this directory; its logs are not completed."""
     directory.mkdir(parents=True, exist_ok=True)
     return Hub(directory, finish=finish)
 
@@ -30,7 +31,7 @@ def make_hub(directory: Path) -> Hub:
 async def hub(tmp_path: Path, nursery: trio.Nursery) -> AsyncIterator[Hub]:
     """A hub that completes its logs."""
     one = make_hub(tmp_path / "spool")
-    await nursery.start(one.finish_streams)
+    await nursery.start(complete_streams, one)
     yield one
     for stream in one.streams.values():
         stream.close()

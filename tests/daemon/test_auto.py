@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from daemon.auto import directory_of, harmless, path_for
-from daemon.hub import RecordingKey
+from daemon.stream import RecordingKey
 from tests.conftest import wait_for
 from tests.helpers.programs import Program, rows
 

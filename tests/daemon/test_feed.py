@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from daemon.feed import Batch, Feed
-from daemon.hub import Hub, RecordingKey, Stream
+from daemon.hub import Hub
 from daemon.selection import Selection
+from daemon.stream import RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
 from tests.daemon.conftest import make_hub
 from tests.daemon.test_hub import completed, ended, opened, real

@@ -12,8 +12,10 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.hub import NOT_COMPLETED, STALL_RETRY_S, UNKNOWN, Hub, RecordingKey, Stream, finish_file
+from daemon.completing import NOT_COMPLETED, finish_file
+from daemon.hub import STALL_RETRY_S, Hub
 from daemon.spool.log import Meta
+from daemon.stream import UNKNOWN, RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
 from daemon.wire.rrd import FormatError, Kind, StreamHeader
 from tests.daemon.conftest import finish, make_hub

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from daemon.hub import RecordingKey, Stream
 from daemon.selection import Selection, default_recording, recordings_of, resolve
 from daemon.spool.log import Meta, Readers
 from daemon.spool.scanner import Frame
+from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import VerbError
 from daemon.wire.logmsg import BLUEPRINT
 from daemon.wire.rrd import Kind

@@ -11,7 +11,9 @@ from pathlib import Path
 import h11
 import trio
 
-from daemon.hub import Hub, Stream
+from daemon.completing import complete_streams
+from daemon.hub import Hub
+from daemon.stream import Stream
 from daemon.web.assets import Library
 from daemon.web.auth import Guard
 from daemon.web.live import BLOCK, DATA
@@ -160,7 +162,7 @@ async def served(directory: Path, *, token: str | None = TOKEN) -> AsyncIterator
     hub = Hub(spool)
     site = Site(hub, Guard(token), Library())
     async with trio.open_nursery() as nursery:
-        await nursery.start(hub.finish_streams)
+        await nursery.start(complete_streams, hub)
         async with serving(site.handle) as port:
             yield Served(port, site)
         nursery.cancel_scope.cancel()

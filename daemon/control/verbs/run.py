@@ -9,10 +9,10 @@ from pathlib import Path
 import trio
 
 from daemon.control.server import Call, find_handler
-from daemon.hub import RecordingKey, Stream
 from daemon.runs import PORT, Run, file_sink_of, start_file
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import ACTIVE, describe
+from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import Message, VerbError
 
 DRAIN_S = 10.0

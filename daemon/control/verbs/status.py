@@ -11,7 +11,7 @@ from pathlib import Path
 
 from daemon import __version__, paths
 from daemon.control.server import Call
-from daemon.hub import Stream
+from daemon.stream import Stream
 from daemon.wire.control import PROTOCOL, Message
 
 

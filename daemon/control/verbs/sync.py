@@ -6,8 +6,8 @@ from functools import partial
 
 import trio
 
+from daemon.completing import fsync_path
 from daemon.control.server import Call
-from daemon.hub import fsync_path
 from daemon.sinks.file import FileSink
 from daemon.sinks.runner import SinkFailed
 from daemon.wire.control import Message, VerbError

@@ -11,9 +11,10 @@ import pytest
 import trio
 
 from daemon.channel import INSTANCE, Channel
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.spool.scanner import Scanner
+from daemon.stream import Stream
 from daemon.viewers.probe import connect
 from daemon.wire import grpc
 from daemon.wire.grpc import Address, Data, Finished, FrameReader, Status, envelope

@@ -13,8 +13,9 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
 from daemon.ingest.pipe import F_GETPIPE_SZ, MOVE, PIPE_SIZES, SMALL_PIPE_SIZE, Pump, set_pipe_size
+from daemon.stream import Stream
 from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, stream
 

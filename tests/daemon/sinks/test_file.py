@@ -11,11 +11,12 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.hub import Hub, RecordingKey, Stream
+from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.sinks.file import FileSink, copy_file, copy_range, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.spool.log import Descriptor
+from daemon.stream import RecordingKey, Stream
 from tests.daemon.test_hub import completed, ended, opened, real
 from tests.daemon.test_hub import feed as append
 from tests.helpers import frames

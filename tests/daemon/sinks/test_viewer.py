@@ -14,11 +14,12 @@ import trio
 import trio.testing
 
 from daemon.channel import Channel, ChannelBroken
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.selection import resolve
 from daemon.sinks.runner import SinkFailed, SinkRetry
 from daemon.sinks.viewer import ViewerSink
+from daemon.stream import Stream
 from daemon.wire.grpc import (
     EMPTY_MESSAGE,
     WRITE_MESSAGES,

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 import trio
 
-from daemon.hub import Hub, Stream
+from daemon.hub import Hub
+from daemon.stream import Stream
 from daemon.web.download import file_name
 from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, TAIL_SIZE, Kind, frame_header, parse_tail
 from tests.helpers import chunks, web
