@@ -1,7 +1,7 @@
 """A program's wall time: prints seconds from choosing the output to its end.
 
     load.py KIND COUNT MODE [ARGUMENT...]        kinds: img, pts, scalar; modes:
-    save PATH | nothing | grpc URL | rrd [PATH...] | rrd-copy PATH...
+    save PATH... | nothing | grpc URL | rrd [PATH...] | rrd-copy PATH...
 
 `nothing` is a pipe that somebody reads and forgets: what any tool costs that a program reaches through a pipe.
 """
@@ -50,7 +50,10 @@ def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
         arguments = [forgetful_pipe()]
     begin = time.perf_counter()
     if mode in ("save", "nothing"):
-        rr.save(arguments[0])
+        if len(arguments) == 1:
+            rr.save(arguments[0])
+        else:
+            rr.set_sinks(*map(rr.FileSink, arguments))
     elif mode == "grpc":
         rr.connect_grpc(arguments[0])
     else:

@@ -42,6 +42,8 @@ def outputs(one: Place, rounds: int) -> None:
             grpc=grpc,
             nothing=partial(timed, "nothing"),
             one=partial(timed, "rrd", one.disk / "rrd.rrd"),
+            sdk_four=partial(timed, "save", *eight[:4]),
+            four=partial(timed, "rrd", *eight[:4]),
             eight=partial(timed, "rrd", *eight),
             copy=partial(timed, "rrd-copy", copies[0]),
             copies=partial(timed, "rrd-copy", *copies),
@@ -52,6 +54,7 @@ def outputs(one: Place, rounds: int) -> None:
         report("attach + one file / rr.save", found["one"] / found["save"], "<= 0.9")
         report("attach + one file / a pipe that is read and forgotten", found["one"] / found["nothing"], "-")
         report("attach + one file / rr.connect_grpc into rerun --save", found["one"] / found["grpc"], "<= 0.5")
+        report("four files / rr.set_sinks with four files", found["four"] / found["sdk_four"], "-")
         report("eight files / one", found["eight"] / found["one"], "<= 1.1")
         report("one copy on another file system / rr.save", found["copy"] / found["save"], "<= 1.2")
         report("eight copies on another file system / rr.save", found["copies"] / found["save"], "<= 1.6")

@@ -78,7 +78,8 @@ def receiver(one: Place, *arguments: object) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [str(Path(spec.origin).parent / "rerun"), *map(str, arguments), "--port", str(port), "--bind", "127.0.0.1"]
+    binary = str(Path(spec.origin).parent / "rerun")
+    command = [binary, *map(str, arguments), "--port", str(port), "--bind", "127.0.0.1"]
     process = subprocess.Popen(command, env=one.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20
