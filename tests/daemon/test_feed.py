@@ -15,9 +15,7 @@ from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.stream import RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
-from tests.daemon.conftest import make_hub
-from tests.daemon.test_hub import completed, ended, opened, real
-from tests.daemon.test_hub import feed as append
+from tests.daemon.conftest import append, completed, ended, make_hub, opened, real
 from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, store_info, stream
 

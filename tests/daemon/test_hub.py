@@ -3,8 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +10,16 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.completing import NOT_COMPLETED, finish_file
 from daemon.hub import STALL_RETRY_S, Hub
 from daemon.spool.log import Meta
-from daemon.stream import UNKNOWN, RecordingKey, Stream
+from daemon.stream import UNKNOWN, RecordingKey
 from daemon.wire.logmsg import BLUEPRINT
-from daemon.wire.rrd import FormatError, Kind, StreamHeader
-from tests.daemon.conftest import finish, make_hub
-from tests.helpers import chunks, frames
-from tests.helpers.frames import arrow, header, numbered, sealed, store_info, stream
+from daemon.wire.rrd import FormatError, StreamHeader
+from tests.daemon.conftest import FULL, append, completed, ended, make_hub, opened, real
+from tests.helpers import frames
+from tests.helpers.frames import arrow, numbered, stream
 
 HEADER = StreamHeader((0, 41, 0, 0), 1, 2)
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-def feed(hub: Hub, stream: Stream, *data: bytes) -> None:
-    """What a pump does: bytes to the log, then look at them."""
-    assert stream.log is not None
-    stream.log.append(data)
-    hub.advance(stream)
-
-
-def opened(hub: Hub, *data: bytes, kind: str = "stdin", **more: Any) -> Stream:
-    one = hub.open_stream(kind=kind, **more)
-    feed(hub, one, *data)
-    return one
-
-
-def real(numbers: Iterable[int]) -> list[bytes]:
-    """A store info, and chunks that are some, one for each number."""
-    return [store_info(), *(frames.frame(Kind.ARROW, chunks.chunk(number)) for number in numbers)]
-
-
-async def completed(hub: Hub, stream: Stream) -> None:
-    while not stream.complete:
-        await hub.wait_reshaped(hub.shape)
-
-
-async def ended(hub: Hub, *data: bytes, **more: Any) -> Stream:
-    one = opened(hub, *data, **more)
-    hub.end_stream(one, "test")
-    await completed(hub, one)
-    return one
 
 
 class TestStreams:
@@ -63,9 +29,9 @@ class TestStreams:
         assert one.path.read_bytes() == b""
         assert one.recordings == {RecordingKey("app", "rec"): one.recordings[RecordingKey("app", "rec")]}
         data = stream(*numbered(3), end="sealed")
-        feed(hub, one, data[:100])
+        append(hub, one, data[:100])
         assert 0 < one.committed <= 100
-        feed(hub, one, data[100:])
+        append(hub, one, data[100:])
         assert (one.committed, one.messages) == (len(data), 4)
         assert one.data_end == len(stream(*numbered(3)))
         assert one.recordings[RecordingKey("app", "rec")].messages == 4
@@ -79,82 +45,19 @@ class TestStreams:
         assert one.path.read_bytes() == data  # not a byte of a complete log is touched
         assert one.log is None
 
-    async def test_a_log_without_an_end_gets_one(self, hub: Hub) -> None:
-        one = await ended(hub, stream(*numbered(2)))
-        assert one.path.read_bytes().startswith(stream(*numbered(2)))
-        assert one.size == one.path.stat().st_size > one.data_end
-        assert one.committed == one.size
-
-    async def test_a_cut_frame_goes_and_is_counted(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-        one = await ended(hub, stream(*numbered(2)), arrow()[:-3])
-        assert one.dropped_bytes == len(arrow()) - 3
-        assert one.data_end == len(stream(*numbered(2)))
-        assert f"{len(arrow()) - 3} bytes of no whole message were dropped" in caplog.text
-
-    async def test_concatenated_streams_become_one(self, hub: Hub) -> None:
-        first, second = (stream(*real(numbers), end="sealed") for numbers in ((1, 2), (3, 4)))
-        one = opened(hub, first, second)
-        assert one.concatenated
-        before = one.generation
-        hub.end_stream(one, "test")
-        await completed(hub, one)
-        assert not one.concatenated
-        assert one.generation != before
-        # The second store info says the same again.
-        assert frames.frames_of(one.path.read_bytes()) == frames.payloads(real((1, 2, 3, 4)))
-        assert one.messages == 5
-
     async def test_garbage_after_whole_frames(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
         whole = stream(*real((1, 2)))
         one = opened(hub, whole, b"this is no frame at all.....")
         assert one.error.endswith(f"at byte {len(whole)}")
         assert (one.committed, one.messages) == (len(whole), 3)
         assert "everything before it is kept" in caplog.text
-        feed(hub, one, *real((3,)))
+        append(hub, one, *real((3,)))
         assert one.messages == 3
         hub.end_stream(one, "test")
         await completed(hub, one)
         # Completing finds the frames after the damage too.
         assert frames.frames_of(one.path.read_bytes()) == frames.frames_of(whole) + frames.payloads(real((3,)))
         assert one.messages == 5
-
-    async def test_what_is_no_stream_leaves_nothing(self, hub: Hub) -> None:
-        one = await ended(hub, b"just some text, and not so short")
-        assert "found b'just'" in one.error
-        assert one.path.read_bytes() == b""
-        assert (one.data_end, one.dropped_bytes) == (0, 32)
-
-    async def test_an_empty_stream(self, hub: Hub) -> None:
-        one = await ended(hub)
-        assert one.path.read_bytes() == b""
-        assert not one.recordings
-
-    async def test_a_footer_that_sdks_get_wrong_is_replaced(self, hub: Hub) -> None:
-        both = header((0, 31, 4, 0)) + b"".join([*numbered(1), store_info("bp", kind=BLUEPRINT)])
-        one = await ended(hub, both, sealed(len(both)))
-        assert one.path.read_bytes() != both + sealed(len(both))
-        assert one.path.read_bytes().startswith(both)
-        alone = header((0, 31, 4, 0)) + b"".join(numbered(1))
-        two = await ended(hub, alone, sealed(len(alone)))
-        assert two.path.read_bytes() == alone + sealed(len(alone))
-
-    async def test_applications_of_old_sdks(self, hub: Hub) -> None:
-        """Before 0.25 only the store info names the application."""
-        one = opened(hub, header((0, 23, 4, 0)), store_info("rec", "app", version=(0, 23, 4), old=True),
-                     arrow("rec", ""))
-        assert list(one.recordings) == [RecordingKey("app", "rec")]
-        assert one.recordings[RecordingKey("app", "rec")].messages == 2
-        assert one.sdk_version == (0, 23, 4)
-
-    async def test_blueprints_are_no_recordings(self, hub: Hub) -> None:
-        one = opened(hub, stream(store_info("bp", kind=BLUEPRINT), arrow("bp", kind=BLUEPRINT)))
-        assert one.recordings == {}
-        assert one.messages == 2
-
-    async def test_ids_that_cannot_be_read(self, hub: Hub) -> None:
-        one = opened(hub, stream(frames.frame(Kind.ARROW, b"\x0a\x02\xff\xff"), frames.frame(Kind.ARROW, b"")))
-        assert one.messages == 2
-        assert list(one.recordings) == [RecordingKey("", "(unreadable)")]
 
     async def test_on_end_is_told_once(self, hub: Hub) -> None:
         told: list[str] = []
@@ -184,12 +87,12 @@ class TestAppend:
         self, hub: Hub, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
     ) -> None:
         one = opened(hub, stream(*numbered(1)))
-        room, append = False, one.log.append  # type: ignore[union-attr]
+        room, really = False, one.log.append  # type: ignore[union-attr]
 
         def full(data: Any) -> int:
             if not room:
                 raise FULL
-            return append(data)
+            return really(data)
 
         one.log.append = full  # type: ignore[union-attr, method-assign]
         nursery.start_soon(hub.append_wait, one, [(2, [b"payload"])])
@@ -233,45 +136,6 @@ class TestFullDisk:
         one.stalled = "full"
         hub.flowing(one)
         assert Meta.load(one.path.with_suffix(".json")).id == one.id
-
-    async def test_a_footer_waits_for_room(
-        self, hub: Hub, autojump_clock: trio.testing.MockClock
-    ) -> None:
-        tries = 0
-
-        async def full(path: Path) -> dict[str, Any]:
-            nonlocal tries
-            tries += 1
-            if tries < 3:
-                raise FULL
-            return await finish(path)
-
-        hub.finish = full
-        one = opened(hub, stream(*numbered(1)))
-        hub.end_stream(one, "test")
-        await trio.testing.wait_all_tasks_blocked()
-        assert one.stalled
-        assert not one.complete
-        await completed(hub, one)
-        assert tries == 3
-        assert not one.stalled
-        assert not one.error
-
-    async def test_a_footer_that_cannot_be_is_tried_again_by_the_next_daemon(
-        self, hub: Hub, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        async def broken(path: Path) -> dict[str, Any]:
-            raise OSError(errno.EIO, "the disk is broken")
-
-        hub.finish = broken
-        one = await ended(hub, stream(*numbered(1)))
-        assert one.error.startswith(NOT_COMPLETED)
-        assert "the disk is broken" in caplog.text
-        again = make_hub(hub.directory)
-        again.load()
-        assert [stream.id for stream in again.unfinished()] == [one.id]
-        assert again.streams[one.id].error == ""
-
 
 class TestLoad:
     async def test_complete_logs_are_not_read_again(self, hub: Hub) -> None:
@@ -341,7 +205,7 @@ class TestLoad:
         log = two.log
         await again.take_up(two)
         assert two.log is log
-        feed(again, two, data[-60:])
+        append(again, two, data[-60:])
         assert (two.committed, two.messages) == (len(data), 6)
         two.close()
 
@@ -435,21 +299,9 @@ class TestWaiting:
     async def test_only_new_stores_reshape(self, hub: Hub) -> None:
         one = opened(hub, stream(*numbered(1)))
         shape, version = hub.shape, hub.version
-        feed(hub, one, arrow())
+        append(hub, one, arrow())
         assert (hub.shape, hub.version) == (shape, version + 1)
-        feed(hub, one, arrow()[:-1])
+        append(hub, one, arrow()[:-1])
         assert hub.version == version + 1  # nothing is whole yet
-        feed(hub, one, arrow()[-1:], arrow("other"))
+        append(hub, one, arrow()[-1:], arrow("other"))
         assert hub.shape == shape + 1
-
-
-class TestFinishFile:
-    async def test_in_a_process_of_its_own(self, tmp_path: Path) -> None:
-        path = frames.write(tmp_path / "a.rrd", stream(*numbered(2)), arrow()[:-1])
-        result = await finish_file(path)
-        assert result["dropped_bytes"] == len(arrow()) - 1
-        assert frames.frames_of(path.read_bytes()) == frames.frames_of(stream(*numbered(2)))
-
-    async def test_the_error_is_the_disks_own(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none.rrd"))):
-            await finish_file(tmp_path / "none.rrd")

@@ -17,8 +17,7 @@ from daemon.sinks.file import FileSink, copy_file, copy_range, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.spool.log import Descriptor
 from daemon.stream import RecordingKey, Stream
-from tests.daemon.test_hub import completed, ended, opened, real
-from tests.daemon.test_hub import feed as append
+from tests.daemon.conftest import append, completed, ended, opened, real
 from tests.helpers import frames
 from tests.helpers.disks import small_disk
 from tests.helpers.frames import sealed, stream
