@@ -1,14 +1,13 @@
 """A program's wall time: prints seconds from choosing the output to its end.
 
     load.py KIND COUNT MODE [ARGUMENT...]        kinds: img, pts, scalar; modes:
-    save PATH... | nothing | grpc URL | rrd [PATH...] | rrd-copy PATH...
+    save PATH... | nothing | grpc URL... | rrd [PATH...] | rrd-copy PATH...
 
 `nothing` is a pipe that somebody reads and forgets: what any tool costs that a program reaches through a pipe.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import time
 import numpy as np
 import rerun as rr
 
-from daemon.ingest.pipe import PIPE_SIZES
+from daemon.ingest.pipe import set_pipe_size
 
 FORGET = """
 import os
@@ -31,7 +30,7 @@ with open(os.devnull, "wb") as no:
 def forgetful_pipe() -> str:
     """A pipe as large as the daemon's whose reader moves everything to /dev/null; its path."""
     read, write = os.pipe()
-    fcntl.fcntl(read, fcntl.F_SETPIPE_SZ, PIPE_SIZES[0][0])
+    set_pipe_size(read, 0)
     reader = subprocess.Popen([sys.executable, "-c", FORGET], stdin=read, stdout=subprocess.PIPE)
     assert reader.stdout is not None
     reader.stdout.readline()
@@ -55,7 +54,10 @@ def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
         else:
             rr.set_sinks(*map(rr.FileSink, arguments))
     elif mode == "grpc":
-        rr.connect_grpc(arguments[0])
+        if len(arguments) == 1:
+            rr.connect_grpc(arguments[0])
+        else:
+            rr.set_sinks(*map(rr.GrpcSink, arguments))
     else:
         rrd.attach()
         for path in arguments:

@@ -253,7 +253,7 @@ class Daemon:
         pidfd = open_pidfd(stream.pid)
         if pidfd >= 0:
             self.nursery.start_soon(self._end_with_process, stream, pidfd)
-        return pidfd >= 0 or not hasattr(os, "pidfd_open")
+        return pidfd >= 0 or sys.platform != "linux"
 
     async def _end_with_process(self, stream: Stream, pidfd: int) -> None:
         try:
@@ -423,7 +423,7 @@ class Daemon:
 
 def open_pidfd(pid: int | None) -> int:
     """A descriptor that becomes readable when a process ends; -1 if it has, or where there is no such thing."""
-    if pid and hasattr(os, "pidfd_open"):
+    if pid and sys.platform == "linux":
         try:
             return os.pidfd_open(pid)
         except OSError:

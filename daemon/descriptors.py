@@ -75,7 +75,7 @@ class Notifier:
     def __init__(self, address: str) -> None:
         self._socket: socket.socket | None = None
         if address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
             self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
 
     def tell(self, *lines: str, fds: Sequence[int] = ()) -> None:

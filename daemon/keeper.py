@@ -93,7 +93,9 @@ class Keeper:
         Returns:
             The exit status.
         """
-        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        wake_read, wake_write = os.pipe()
+        for fd in (wake_read, wake_write):
+            os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
@@ -128,7 +130,7 @@ class Keeper:
 
     def _start(self) -> None:
         self._started = time.monotonic()
-        alive_read, self._alive_write = os.pipe2(os.O_CLOEXEC)
+        alive_read, self._alive_write = os.pipe()
         child = os.fork()
         if child == 0:
             try:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -59,7 +60,7 @@ class Output:
         self.fd = fd
         self.written = 0
         self._sendfile = hasattr(os, "sendfile")
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
+        if sys.platform == "linux":
             try:
                 if fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) < PIPE_SIZE:
                     fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)

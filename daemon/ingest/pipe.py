@@ -62,7 +62,7 @@ class Pump:
         self._always_ready = self._is_file
         """Nothing can be waited for: files, and devices that epoll(7) knows nothing of."""
         # Only pipes splice; and a file opened read-only may be a terminal or a socket.
-        self._splice = stat.S_ISFIFO(os.fstat(fd).st_mode) and hasattr(os, "splice")
+        self._splice = stat.S_ISFIFO(os.fstat(fd).st_mode)
         os.set_blocking(fd, False)
 
     def close(self, reason: str) -> None:

@@ -320,7 +320,7 @@ class FileSink(Sink):
                     self.saved()
                     os.ftruncate(target, 0)
                     self.feed.seek({})
-                batch = self.feed.next_nowait(STEP)
+                batch = await self.feed.take(STEP)
                 if batch is not None:
                     self._under_way = (len(batch.frames), batch.size)
                     self._write_header(target, batch.stream)
@@ -496,7 +496,7 @@ def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
     Raises:
         OSError: it cannot be read (EIO: the source is shorter) or written.
     """
-    if hasattr(os, "copy_file_range"):
+    if sys.platform == "linux":
         try:
             done = os.copy_file_range(source, target, count, at, to)
         except OSError as error:
@@ -505,7 +505,6 @@ def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
         else:
             if done:
                 return done
-    if sys.platform == "linux":
         os.lseek(target, to, os.SEEK_SET)
         done = os.sendfile(target, source, at, count)
     else:

@@ -15,6 +15,7 @@ import errno
 import json
 import os
 import secrets
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -175,6 +176,8 @@ class Log:
             BlockingIOError: the pipe is empty.
             OSError: EINVAL where splice cannot do it; ENOSPC and others: nothing has left the pipe.
         """
+        if sys.platform != "linux":
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         moved = os.splice(source, self.fd, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
         self.size += moved
         return moved

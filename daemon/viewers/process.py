@@ -268,15 +268,18 @@ async def _until_up(process: subprocess.Popen[bytes], address: Address) -> Answe
 
 async def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process, so that none of ours stays a zombie."""
-    try:
-        pidfd = os.pidfd_open(process.pid)
-    except OSError:
-        process.poll()
-        return
-    try:
-        await trio.lowlevel.wait_readable(pidfd)
-    finally:
-        os.close(pidfd)
+    if sys.platform == "linux":
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
+            process.poll()
+            return
+        try:
+            await trio.lowlevel.wait_readable(pidfd)
+        finally:
+            os.close(pidfd)
+    else:
+        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
     status = process.wait()
     log.info("viewer (pid %d) ended with status %d", process.pid, status)
 
@@ -387,17 +390,10 @@ async def ends_within(pid: int, started: float, *, seconds: float) -> bool:
     """Whether a process is gone, or goes within so many seconds."""
     if not alive(pid, started):
         return True
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        return not alive(pid, started)
-    try:
-        with trio.move_on_after(seconds):
-            await trio.lowlevel.wait_readable(pidfd)
-            return True
-    finally:
-        os.close(pidfd)
-    return False
+    with trio.move_on_after(seconds):
+        while alive(pid, started):  # noqa: ASYNC110 - not every system tells
+            await trio.sleep(POLL_S)
+    return not alive(pid, started)
 
 
 __all__ = ["Executable", "StartFailed", "Viewer", "Wish", "candidates", "choose", "parse_version", "start"]

@@ -189,7 +189,7 @@ def _run(command: list[str], token: str, mask: set[signal.Signals | int], *, tak
     actions: list[tuple[Any, ...]] = []
     with contextlib.ExitStack() as stack:
         if take_stdout:
-            read, write = os.pipe2(os.O_CLOEXEC)
+            read, write = os.pipe()
             stack.callback(os.close, read)
             client = stack.enter_context(Client())
             open_stdin(client, read)
@@ -218,16 +218,17 @@ def _wait(child: int) -> int:
         if ended:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
-        received = signal.sigwaitinfo((*FORWARDED, signal.SIGCHLD))
-        if received.si_signo == signal.SIGCHLD:
-            continue
-        if received.si_signo in (signal.SIGINT, signal.SIGQUIT) and _from_terminal(received):
+        number, from_terminal = _wait_for_signal()
+        if number == signal.SIGCHLD or (from_terminal and number in (signal.SIGINT, signal.SIGQUIT)):
             continue
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, received.si_signo)
+            os.kill(child, number)
 
 
-def _from_terminal(received: Any) -> bool:  # noqa: ANN401 - signal.struct_siginfo
+def _wait_for_signal() -> tuple[int, bool]:
+    """The next signal, and whether a terminal sent it: then the program has had it, too."""
+    wanted = (*FORWARDED, signal.SIGCHLD)
     if sys.platform == "linux":
-        return bool(received.si_code == SI_KERNEL)
-    return bool(received.si_pid == 0)
+        received = signal.sigwaitinfo(wanted)
+        return received.si_signo, received.si_code == SI_KERNEL
+    return signal.sigwait(wanted), os.isatty(0)  # who sent it is not told elsewhere

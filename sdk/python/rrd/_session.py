@@ -119,7 +119,9 @@ class Session:
         self._table = threading.Lock()
         self._connection: Connection | None = None
         self._watcher: threading.Thread | None = None
-        self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._wake_read, self._wake_write = os.pipe()
+        for end in (self._wake_read, self._wake_write):
+            os.set_blocking(end, False)
         self._stopping = False
         self._away_since = 0.0
         self._restarted = False
@@ -256,7 +258,7 @@ class Session:
         for _ in range(10):
             connection = self.connected(start=True)
             # A new pipe each time: nobody knows whether a daemon that went away has begun to read the last one.
-            read_end, write_end = os.pipe2(os.O_CLOEXEC)
+            read_end, write_end = os.pipe()
             with contextlib.ExitStack() as undo:
                 undo.callback(os.close, read_end)
                 undo.callback(os.close, write_end)

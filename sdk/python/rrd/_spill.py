@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import select
+import sys
 import termios
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -157,7 +158,7 @@ def _splice(read_end: int, log: int, count: int) -> int | None:
     Raises:
         OSError: the log takes no more; everything is still in the pipe.
     """
-    if not hasattr(os, "splice"):
+    if sys.platform != "linux":
         return None
     try:
         return os.splice(read_end, log, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
