@@ -29,8 +29,8 @@ def outputs(one: Place, rounds: int) -> None:
 
         def grpc(kind: str = kind, count: int = count) -> float:
             target = one.disk / "receiver.rrd"
-            with receiver(one, "--save", target) as url:
-                seconds = one.load(kind, count, "grpc", url)
+            with receiver(one, "--save", target) as server:
+                seconds = one.load(kind, count, "grpc", server.url)
             target.unlink(missing_ok=True)
             return seconds
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 LOAD = Path(__file__).with_name("load.py")
 
@@ -69,9 +70,16 @@ def place(other: str = "/dev/shm") -> Iterator[Place]:
         shutil.rmtree(elsewhere, ignore_errors=True)
 
 
+class Receiver(NamedTuple):
+    """Where it listens, and its process."""
+
+    url: str
+    pid: int
+
+
 @contextlib.contextmanager
-def receiver(one: Place, *arguments: object) -> Iterator[str]:
-    """A real `rerun` that receives on a port of its own; its URL."""
+def receiver(one: Place, *arguments: object) -> Iterator[Receiver]:
+    """A real `rerun` that receives on a port of its own."""
     spec = importlib.util.find_spec("rerun_cli")
     assert spec is not None
     assert spec.origin is not None
@@ -89,7 +97,7 @@ def receiver(one: Place, *arguments: object) -> Iterator[str]:
             if time.monotonic() > deadline:
                 raise TimeoutError("the receiver does not listen")
             time.sleep(0.05)
-        yield f"rerun+http://127.0.0.1:{port}/proxy"
+        yield Receiver(f"rerun+http://127.0.0.1:{port}/proxy", process.pid)
     finally:
         process.terminate()
         process.wait()
