@@ -110,6 +110,8 @@ class Scanner:
             if kind > 3 or length > MAX_FRAME:
                 if self._pass_special(size):
                     continue
+                if self.end_seen and length == 0 and size - position < TAIL_SIZE:
+                    return  # this much of the tail of an empty footer, or nothing that makes sense
                 parse_frame_header(window, at, position)  # says what is wrong
                 return
             end = position + FRAME_HEADER_SIZE + length
@@ -142,6 +144,11 @@ class Scanner:
             if tail is not None:
                 self.sealed = (tail.start, tail.length) == (start, length) and self.headers <= 1
                 self.position += TAIL_SIZE
+            return True
+        if self.end_seen and (empty := parse_tail(here)) is not None and empty.length == 0:
+            # What newer SDKs write for a stream without chunks: a footer of no bytes, and yet a tail.
+            self.sealed = empty.start == self.position and self.headers <= 1
+            self.position += TAIL_SIZE
             return True
         if len(here) < HEADER_SIZE or (self.position and here[:4] != MAGIC):
             if self.position == 0 and here and not MAGIC.startswith(here[:4]):

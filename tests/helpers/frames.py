@@ -99,8 +99,10 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
         if len(data) < at + 16 or len(data) < end:
             break
         if kind == 0:
-            at = end + 32 * bool(length)
+            at = end + 32 * (length > 0 or data[end + 24 : end + 28] == b"FOOT")
             continue
+        if kind > 3:
+            break  # a part of a tail
         found.append((kind, data[at + 16 : end]))
         at = end
     return found

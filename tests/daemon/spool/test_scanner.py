@@ -46,6 +46,7 @@ STREAMS = {
     "footer": stream(*numbered(3), end="sealed"),
     "two": stream(*numbered(2), end="bare") + stream(*numbered(2, "other")),
     "two with footers": stream(*numbered(2), end="sealed") + stream(*numbered(2, "other"), end="sealed"),
+    "two, the first without chunks": stream() + sealed(12, b"") + stream(*numbered(2)),
     "blueprint": stream(frames.store_info("bp", kind=BLUEPRINT), arrow("bp", kind=BLUEPRINT), frames.activation()),
     "empty payloads": stream(frames.frame(2, b""), frames.frame(1, b""), frames.frame(3, b"")),
     "zeros": stream(*numbered(1)) + bytes(48),
@@ -223,6 +224,32 @@ class TestEnd:
             file.write(stream(*numbered(1, "second")))
             assert len(file.scan()) == 2
             assert file.scanner.headers == 2
+
+    def test_an_empty_footer(self) -> None:
+        """SDKs from 0.28 on end a stream without chunks so: End without payload, and a tail all the same."""
+        data = stream(frames.store_info())
+        data += sealed(len(data), b"")
+        for cut in range(33):
+            with File(data[: len(data) - cut]) as file:
+                assert len(file.scan()) == 1
+                assert file.scanner.at_end
+                assert file.scanner.sealed == (cut == 0)
+                file.write(data[len(data) - cut :])
+                assert file.scan() == []
+                assert file.scanner.sealed
+                assert file.scanner.position == len(data)
+                assert file.scanner.data_end == len(data) - 48
+                file.write(stream(*numbered(1)))
+                assert len(file.scan()) == 2
+
+    def test_an_empty_footer_that_is_none(self) -> None:
+        """Only after an End, and only where all 32 bytes are a tail's."""
+        tail = Tail(500, 0, 7).encode()
+        for data in (stream(*numbered(1)) + tail, stream(*numbered(1), end="bare") + tail[:24] + b"FOUT" + tail[28:]):
+            with File(data) as file:
+                with pytest.raises(FormatError, match="kind 0x1f4"):
+                    file.scan()
+                assert file.scanner.position == len(data) - 32
 
     def test_a_tail_that_begins_like_a_header(self) -> None:
         start = int.from_bytes(b"RRF2", "little")
