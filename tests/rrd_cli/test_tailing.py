@@ -115,6 +115,25 @@ def test_pieces_and_windows_do_not_show(reader, sink, monkeypatch):
     assert not one.ended
 
 
+@pytest.mark.parametrize("window", [16, 40, 100, 1 << 16])
+def test_the_fast_walk_ends_where_a_frame_ends(reader, monkeypatch, window):
+    monkeypatch.setattr(tailing, "WINDOW", window)
+    one = reader(WHOLE)
+    boundaries = [len(HEADER), len(HEADER + info("a"))]
+    for frame in MESSAGES:
+        boundaries.append(boundaries[-1] + len(frame))
+    for limit in range(len(HEADER), len(WHOLE) + 1):
+        passed = tailing.skip_data(one.fd, len(HEADER), limit)
+        assert passed == max(boundary for boundary in boundaries if boundary <= limit)
+
+
+def test_several_files_lose_ends_and_headers_and_nothing_else(reader, sink, monkeypatch):
+    monkeypatch.setattr(tailing, "PIECE", 150)
+    one = reader(WHOLE + DATA[:-1], verbatim=False)
+    one.pump(sink.out)
+    assert sink.bytes == DATA[12:] + DATA[12 : -len(MESSAGES[-1])]
+
+
 def test_where_sendfile_does_not_work_it_is_copied(reader, tmp_path):
     path = tmp_path / "out"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)  # sendfile refuses such a target
