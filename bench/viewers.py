@@ -2,8 +2,8 @@
 
     python -m bench.viewers [ROUNDS]
 
-The viewers are `rerun --serve-grpc`, and they take CPU time themselves; so the SDK is measured, too, as it feeds one and
-four of them by itself, and for each run it is said who used how much CPU time while the program ran.
+The viewers are `rerun --serve-grpc`, and they take CPU time themselves; so the SDK is measured, too, as it feeds one
+and four of them by itself, and for each run it is said who used how much CPU time while the program ran.
 """
 
 from __future__ import annotations

@@ -33,9 +33,13 @@ BUFFERED = 1 << 20
 """Bytes on their way out before senders wait: two of these keep a fast socket busy."""
 PIECE = 1 << 20
 """Bytes of a log read at once."""
+WORTH_A_FRAME = 1 << 16
+"""Payloads from this size on go out as they were read; shorter ones are joined first."""
 UNREAD = 1 << 24
 """A peer that asks without reading the answers is cut off at this many bytes."""
 FIRST = 16
+GATHERED = 1024
+"""Parts written with one call (IOV_MAX of Linux and macOS)."""
 LAST_WORDS_S = 1.0
 """How long a peer that broke the protocol is given to read that it did."""
 
@@ -104,8 +108,8 @@ class Channel:
         """Write what there is to write, until cancelled or the connection breaks. Run exactly one."""
         task_status.started()
         while not self._broken:
-            data = self.connection.data_to_send()
-            if not data:
+            parts = self.connection.parts_to_send()
+            if not parts:
                 self._writing = False
                 self._waiting.unpark_all()
                 await self._idle.park()
@@ -113,9 +117,23 @@ class Channel:
             self._queued, self._writing = 0, True
             self._waiting.unpark_all()
             try:
-                await self._stream.send_all(data)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                await self._write(parts)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as error:
                 self._break(_reason(error))
+
+    async def _write(self, parts: list[Buffer]) -> None:
+        """Write parts, without making one of them where the system can do that (sendmsg)."""
+        if not isinstance(self._stream, trio.SocketStream):
+            await self._stream.send_all(b"".join(parts))
+            return
+        done = 0
+        while done < len(parts):
+            sent = await self._stream.socket.sendmsg(parts[done : done + GATHERED])
+            while done < len(parts) and sent >= len(parts[done]):
+                sent -= len(parts[done])
+                done += 1
+            if sent:
+                parts[done] = memoryview(parts[done])[sent:]
 
     def poke(self) -> None:
         """Have the pump look: the connection has something to say."""
@@ -224,7 +242,13 @@ async def send_batch(channel: Channel, call: int, batch: Batch) -> int:
             if frame.start in runs:
                 run, base = runs[frame.start], frame.start
             out.append(envelope(frame.kind, frame.length))
-            out.append(run[frame.offset - base : frame.offset - base + frame.length])
+            payload = run[frame.offset - base : frame.offset - base + frame.length]
+            if frame.length < WORTH_A_FRAME:
+                out.append(payload)
+                continue
+            await channel.send(call, b"".join(out))
+            await channel.send(call, payload)
+            out.clear()
         await channel.send(call, b"".join(out))
         return 0
     frame = batch.frames[0]
@@ -239,7 +263,7 @@ async def send_batch(channel: Channel, call: int, batch: Batch) -> int:
 
 
 def _reason(error: BaseException) -> str:
-    cause = error.__cause__
+    cause = error if isinstance(error, OSError) else error.__cause__
     return (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error) or "the connection is gone"
 
 

@@ -7,6 +7,7 @@ import random
 import h2.config
 import h2.connection
 import h2.settings
+import hyperframe.frame
 import pytest
 
 from daemon.wire import grpc
@@ -328,6 +329,30 @@ def test_a_small_window_holds_back() -> None:
     server.acknowledge_received_data(65535, call)
     client.receive_data(server.data_to_send())
     assert client.window(call) > 0
+
+
+@pytest.mark.parametrize("piece", [1, 5, 13, 26])
+def test_room_arrives_in_pieces(piece: int) -> None:
+    pair = Pair()
+    call = pair.client.start(grpc.WRITE_MESSAGES)
+    pair.exchange()
+    before = pair.client.window(call)
+    pair.client.send_data(call, bytes(1000))
+    room = b"".join(hyperframe.frame.WindowUpdateFrame(window, window_increment=1000).serialize()
+                    for window in (0, call))
+    for start in range(0, len(room), piece):
+        assert pair.client.window(call) == before - 1000
+        pair.client.receive_data(room[start : start + piece])
+    assert pair.client.window(call) == before
+
+
+@pytest.mark.parametrize("room", [0, (1 << 31) - 1])
+def test_impossible_room_is_a_fault(room: int) -> None:
+    pair = Pair()
+    pair.client.start(grpc.WRITE_MESSAGES)
+    pair.exchange()
+    with pytest.raises(ConnectionFailed):
+        pair.client.receive_data(bytes((0, 0, 4, 8, 0, 0, 0, 0, 0)) + room.to_bytes(4, "big"))
 
 
 def test_deadlines() -> None:
