@@ -68,6 +68,8 @@ class Scanner:
         self.header: StreamHeader | None = None
         self.headers = 0
         """Stream headers passed: more than one makes the log a concatenation."""
+        self.ends = 0
+        """End frames passed."""
         self.data_end = position
         """The end of the last frame that carries data: what comes after it is End, footer, tail or nothing yet."""
         self.sealed = False
@@ -78,8 +80,11 @@ class Scanner:
 
     @property
     def at_end(self) -> bool:
-        """The stream was ended properly: an End, with footer and tail or with neither, and nothing after it so far."""
-        return self.end_seen and self._footer is None
+        """The stream was ended properly: an End, with footer and tail or with neither, and nothing after it so far.
+
+        Each writer begins with a header and stops with an End: where several have begun, all must have stopped.
+        """
+        return self.end_seen and self._footer is None and self.ends >= self.headers
 
     def use(self, fd: int) -> None:
         """Read from another descriptor of the same log from now on."""
@@ -120,6 +125,7 @@ class Scanner:
             last = length
             if kind == 0:
                 self.position = end
+                self.ends += 1
                 self.end_seen, self.sealed = True, False
                 self._footer = (position + FRAME_HEADER_SIZE, length) if length else None
                 continue

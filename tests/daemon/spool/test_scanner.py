@@ -225,6 +225,19 @@ class TestEnd:
             assert len(file.scan()) == 2
             assert file.scanner.headers == 2
 
+    @pytest.mark.parametrize("end", ["bare", "sealed"])
+    def test_two_writers(self, end: str) -> None:
+        """The end of one is not the end of the other, who began meanwhile."""
+        mine, theirs = numbered(4), stream(*numbered(2, "other"), end=end)
+        with File(stream(*mine[:3]) + theirs) as file:
+            assert len(file.scan()) == 6
+            assert not file.scanner.at_end
+            file.write(b"".join(mine[3:]))
+            assert len(file.scan()) == 2
+            file.write(frames.BARE_END)
+            file.scan()
+            assert file.scanner.at_end
+
     def test_an_empty_footer(self) -> None:
         """SDKs from 0.28 on end a stream without chunks so: End without payload, and a tail all the same."""
         data = stream(frames.store_info())
