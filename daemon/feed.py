@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -26,6 +27,8 @@ from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError
 if TYPE_CHECKING:
     from daemon.hub import Hub
 
+HOLD_S = 0.005
+"""How long the event loop is held to walk a log, seconds: frames that a selection leaves out are many, or cold."""
 LONG = 4 << 20
 """Logs shorter than this are delivered before anyone could see in which order."""
 
@@ -177,46 +180,63 @@ class Feed:
 
         Returns:
             The frames; None when every selected stream is complete and delivered, and none can join any more.
+
+        Raises:
+            OSError: a log cannot be read.
         """
         while True:
             seen = self.hub.version
-            batch = self.next_nowait(max_bytes)
-            if batch is not None:
-                await trio.lowlevel.checkpoint()
+            batch = await self.take(max_bytes)
+            if batch is not None or self.finished:
                 return batch
-            if self.finished:
-                await trio.lowlevel.checkpoint()
-                return None
             await self.hub.wait_change(seen)
 
-    def next_nowait(self, max_bytes: int = 1 << 20) -> Batch | None:
-        """The next frames if there are any now."""
-        streams = self.streams()
-        for index in range(len(streams)):  # take turns, so that a busy log does not starve the others
-            stream = streams[(self._turn + index) % len(streams)]
-            batch = self._from(stream, max_bytes)
-            if batch is not None:
-                self._turn = (self._turn + index + 1) % len(streams)
-                return batch
+    async def take(self, max_bytes: int = 1 << 20) -> Batch | None:
+        """The next frames if there are any now. Others run meanwhile, however much that is not selected lies before.
+
+        Args:
+            max_bytes: As in `next`; what takes longer than HOLD_S to walk comes in smaller batches.
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        passing = True
+        while passing:
+            await trio.lowlevel.checkpoint()  # before a cursor moves: who is cancelled has lost nothing
+            passing = False
+            streams = self.streams()
+            for index in range(len(streams)):  # take turns, so that a busy log does not starve the others
+                stream = streams[(self._turn + index) % len(streams)]
+                batch = self._from(stream, max_bytes)
+                if batch is not None:
+                    self._turn = (self._turn + index + 1) % len(streams)
+                    if batch.frames:
+                        return batch
+                    passing = True
+                    break
         return None
 
     def _from(self, stream: Stream, max_bytes: int) -> Batch | None:
-        cursor = self._cursor(stream)
+        """The next frames of one log, none if the cursor has only passed some that are not selected.
+
+        Returns:
+            None when the cursor stands where the log ends.
+        """
         if stream.id in self._from_now and (batch := self._pinned(stream, max_bytes)) is not None:
             return batch
+        cursor = self._cursor(stream)
+        if cursor.generation == stream.generation and cursor.position >= stream.data_end:
+            return None
         cursor.refresh()
-        wanted = self.selection.stores(stream)
-        while (start := cursor.position) < stream.data_end:
-            frames = self._take(cursor, wanted, max_bytes)
-            if frames:
-                size = sum(frame.length + FRAME_HEADER_SIZE for frame in frames)
-                cursor.messages += len(frames)
-                cursor.bytes += size
-                self.delivered_messages += len(frames)
-                return Batch(stream, frames, start, cursor.position, stream.source())
-            if cursor.position == start:
-                break
-        return None
+        start = cursor.position
+        frames = self._walk(cursor, self.selection.stores(stream), max_bytes)
+        if cursor.position == start:
+            return None
+        if frames:
+            cursor.messages += len(frames)
+            cursor.bytes += sum(frame.length + FRAME_HEADER_SIZE for frame in frames)
+            self.delivered_messages += len(frames)
+        return Batch(stream, frames, start, cursor.position, stream.source())
 
     def _pinned(self, stream: Stream, max_bytes: int) -> Batch | None:
         """The next of the frames that `skip_to_now` kept."""
@@ -242,12 +262,19 @@ class Feed:
             cursor = self._cursors[stream.id] = Cursor(stream)
         return cursor
 
-    def _take(self, cursor: Cursor, wanted: set[bytes] | None, max_bytes: int) -> list[Frame]:
-        """Selected frames of the next `max_bytes`; a frame longer than that comes alone."""
+    def _walk(self, cursor: Cursor, wanted: set[bytes] | None, max_bytes: int) -> list[Frame]:
+        """Selected frames of the next `max_bytes`, or of the next HOLD_S; a frame longer than that comes alone."""
         end = cursor.stream.data_end
         limit = min(end, cursor.position + max_bytes + FRAME_HEADER_SIZE)
-        frames = [frame for frame in cursor.frames(limit) if wanted is None or frame.store in wanted]
-        if not frames and limit < end:
+        until = time.monotonic() + HOLD_S
+        start = cursor.position
+        frames = []
+        for frame in cursor.frames(limit):
+            if wanted is None or frame.store in wanted:
+                frames.append(frame)
+            if time.monotonic() >= until:
+                break
+        if cursor.position == start and limit < end:
             for frame in cursor.frames(end):
                 if wanted is None or frame.store in wanted:
                     frames.append(frame)

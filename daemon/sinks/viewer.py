@@ -270,7 +270,7 @@ class ViewerSink(Sink):
         call.begin()
         sent, until = 0, trio.current_time() + CHECKPOINT_S
         while sent < CHECKPOINT_BYTES and trio.current_time() < until:
-            batch = self.feed.next_nowait(PIECE)
+            batch = await self.feed.take(PIECE)
             if batch is None:
                 if self.feed.finished:
                     return

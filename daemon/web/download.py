@@ -175,7 +175,7 @@ async def _write_frames(feed: Feed, streams: list[Stream], path: Path) -> None:
     headers = [stream.header for stream in streams if stream.header is not None]
     async with await trio.open_file(path, "wb") as file:
         await file.write(max(headers, key=lambda header: header.version[:3]).encode())
-        while (batch := feed.next_nowait(BATCH)) is not None:
+        while (batch := await feed.take(BATCH)) is not None:
             for ranges in pieces_of(batch):
                 await file.write(await read(batch, ranges))
 
@@ -190,7 +190,7 @@ async def _send_growing(hub: Hub, exchange: Exchange, feed: Feed) -> None:
         sent, header, sources = 0, None, dict[str, int]()
         while True:
             seen = hub.version
-            batch = feed.next_nowait(BATCH)
+            batch = await feed.take(BATCH)
             if batch is None:
                 if feed.finished:
                     break

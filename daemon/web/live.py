@@ -198,7 +198,7 @@ async def send_history(exchange: Exchange, feed: Feed) -> None:
 
     await state()
     told = trio.current_time()
-    while (batch := feed.next_nowait(BATCH)) is not None:
+    while (batch := await feed.take(BATCH)) is not None:
         if batch.stream.header is None or not fits(batch):
             continue
         await exchange.send(BLOCK.pack(DATA, HEADER_SIZE + batch.size) + batch.stream.header.encode(), patience=STALL_S)
@@ -220,7 +220,7 @@ async def follow(hub: Hub, feed: Feed, socket: WebSocket) -> None:
     told, dirty, ended = 0.0, True, False
     while True:
         seen, now = hub.version, trio.current_time()
-        batch = feed.next_nowait(BATCH)
+        batch = await feed.take(BATCH)
         if batch is None:
             over = feed.finished
             if (dirty and now - told >= STATE_S) or over != ended:

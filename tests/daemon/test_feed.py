@@ -24,10 +24,10 @@ def whole(*streams: Stream) -> Selection:
     return Selection("test", streams=frozenset(one.id for one in streams))
 
 
-def taken(feed: Feed, max_bytes: int = 1 << 20) -> list[tuple[int, bytes]]:
+async def taken(feed: Feed, max_bytes: int = 1 << 20) -> list[tuple[int, bytes]]:
     """Everything that is there now."""
     found = []
-    while (batch := feed.next_nowait(max_bytes)) is not None:
+    while (batch := await feed.take(max_bytes)) is not None:
         found += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
         assert batch.read() == b"".join(
             frames.frame(frame.kind, batch.payload(frame)) for frame in batch.frames)
@@ -38,14 +38,14 @@ async def test_frames_of_one_log(hub: Hub) -> None:
     one = opened(hub, stream(*numbered(5)))
     feed = hub.feed(whole(one))
     assert feed.lag() == (6, one.data_end - 12)
-    assert taken(feed) == frames.payloads(numbered(5))
+    assert await taken(feed) == frames.payloads(numbered(5))
     assert feed.lag() == (0, 0)
     assert feed.caught_up
     assert not feed.finished
     append(hub, one, frames.sealed(one.data_end))
     hub.end_stream(one, "test")
     await completed(hub, one)
-    assert taken(feed) == []
+    assert await taken(feed) == []
     assert feed.finished
     assert feed.delivered_messages == 6
 
@@ -79,10 +79,10 @@ async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:
 async def test_a_live_selection_never_ends(hub: Hub) -> None:
     feed = hub.feed(Selection("@live", live_since=0.0))
     one = await ended(hub, stream(*numbered(1), end="sealed"))
-    assert len(taken(feed)) == 2
+    assert len(await taken(feed)) == 2
     assert not feed.finished
     two = opened(hub, stream(*numbered(2)))
-    assert len(taken(feed)) == 3
+    assert len(await taken(feed)) == 3
     assert feed.streams() == [one, two]
 
 
@@ -92,7 +92,7 @@ async def test_batches_are_as_large_as_was_said(hub: Hub, max_bytes: int) -> Non
     parts = [*numbered(20), arrow(body=bytes(3000)), *numbered(3), arrow(body=bytes(90_000)), arrow()]
     one = opened(hub, stream(*parts))
     feed, found = hub.feed(whole(one)), []
-    while (batch := feed.next_nowait(max_bytes)) is not None:
+    while (batch := await feed.take(max_bytes)) is not None:
         assert len(batch.frames) == 1 or sum(frame.length for frame in batch.frames) <= max_bytes
         assert batch.size == sum(length for _, length in batch.ranges())
         found += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
@@ -107,30 +107,80 @@ async def test_only_what_is_selected(hub: Hub) -> None:
     for max_bytes in (1, 500, 1 << 20):
         feed = hub.feed(Selection("a", recordings=frozenset([RecordingKey("app", "a")])))
         assert feed.lag() == (4, sum(map(len, mine)))
-        assert taken(feed, max_bytes) == frames.payloads(mine)
+        assert await taken(feed, max_bytes) == frames.payloads(mine)
         assert feed.lag() == (0, 0)
         assert feed.cursors()[one.id].messages == 4
+
+
+async def test_what_is_left_out_does_not_hold_up_the_loop(
+    hub: Hub, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much of a log lies before the next frame that is selected, others get their turn."""
+    others = [store_info("b"), *[arrow("b")] * 5000]
+    opened(hub, stream(store_info("a"), *others, arrow("a")))
+    two = opened(hub, stream(*numbered(3, "a")))
+    monkeypatch.setattr("daemon.feed.HOLD_S", 0.0)
+    turns = 0
+
+    async def somebody_else() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    nursery.start_soon(somebody_else)
+    feed = hub.feed(Selection("a", recordings=frozenset([RecordingKey("app", "a")])))
+    expected = [*frames.payloads([store_info("a"), arrow("a")]), *frames.payloads(numbered(3, "a"))]
+    assert sorted(await taken(feed)) == sorted(expected)
+    assert feed.caught_up
+    assert turns >= len(others)
+    # The log that has something is not kept waiting by the one that has not.
+    feed.rewind()
+    first = [batch.stream for _ in range(5) if (batch := await feed.take()) is not None]
+    assert first.count(two) == 4
+
+
+async def test_nobody_who_is_cancelled_loses_a_frame(hub: Hub) -> None:
+    feed = hub.feed(whole(opened(hub, stream(*numbered(3)))))
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await feed.next()
+    assert scope.cancelled_caught
+    assert await taken(feed) == frames.payloads(numbered(3))
+
+
+async def test_delivered_logs_are_not_opened_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A selection of thousands of logs costs nothing but looking at their sizes when one of them grows."""
+    done = [await ended(hub, stream(*numbered(1, f"r{number}"), end="sealed")) for number in range(3)]
+    one = opened(hub, stream(*numbered(1)))
+    feed = hub.feed(whole(*done, one))
+    assert len(await taken(feed)) == 8
+    for stream_ in done:
+        stream_.path.unlink()
+        hub.readers.drop(stream_.path)
+    append(hub, one, arrow())
+    assert len(await taken(feed)) == 1
 
 
 async def test_logs_take_turns(hub: Hub) -> None:
     logs = [opened(hub, stream(*numbered(50, f"rec-{name}"))) for name in "abc"]
     feed = hub.feed(whole(*logs))
-    turns = [batch.stream for _ in range(9) if (batch := feed.next_nowait(200)) is not None]
+    turns = [batch.stream for _ in range(9) if (batch := await feed.take(200)) is not None]
     assert turns == logs * 3
 
 
 async def test_seek_and_rewind(hub: Hub) -> None:
     one, two = opened(hub, stream(*numbered(20))), opened(hub, stream(*numbered(7, "b")))
     feed = hub.feed(whole(one, two))
-    first = [feed.next_nowait(300), feed.next_nowait(300)]
+    first = [await feed.take(300), await feed.take(300)]
     place = feed.cursors()
-    rest = taken(feed)
+    rest = await taken(feed)
     again = hub.feed(whole(one, two))
     again.seek({**place, "gone": place[one.id]})
     assert again.delivered_messages == sum(len(batch.frames) for batch in first if batch)
-    assert sorted(taken(again)) == sorted(rest)
+    assert sorted(await taken(again)) == sorted(rest)
     again.rewind()
-    assert len(taken(again)) == again.delivered_messages == 29
+    assert len(await taken(again)) == again.delivered_messages == 29
 
 
 async def test_a_batch_outlives_its_log(hub: Hub) -> None:
@@ -138,7 +188,7 @@ async def test_a_batch_outlives_its_log(hub: Hub) -> None:
     parts = real((1, 2))
     one = opened(hub, stream(*parts, end="bare"), stream(*real((3,))))
     feed = hub.feed(whole(one))
-    batch = feed.next_nowait()
+    batch = await feed.take()
     assert batch is not None
     data = batch.read()
     generation = one.generation
@@ -154,10 +204,10 @@ async def test_a_log_that_was_written_anew_is_read_again(hub: Hub) -> None:
     """What was left out of it cannot be known, so nothing may be taken as delivered."""
     one = opened(hub, stream(*real((1, 2)), end="bare"), stream(*real((3, 4))))
     feed = hub.feed(whole(one))
-    assert feed.next_nowait(1500) is not None
+    assert await feed.take(1500) is not None
     hub.end_stream(one, "test")
     await completed(hub, one)
-    assert taken(feed) == frames.payloads(real((1, 2, 3, 4)))
+    assert await taken(feed) == frames.payloads(real((1, 2, 3, 4)))
     assert feed.finished
 
 
@@ -166,10 +216,10 @@ async def test_a_damaged_log_is_the_disks_fault(hub: Hub) -> None:
     feed = hub.feed(whole(one))
     os.pwrite(one.fd(), b"\xff" * 16, 12)
     with pytest.raises(OSError, match="log is damaged: not a frame"):
-        feed.next_nowait()
+        await feed.take()
     two = opened(hub, stream(*numbered(3)))
     other = hub.feed(whole(two))
-    batch = other.next_nowait()
+    batch = await other.take()
     assert batch is not None
     os.ftruncate(two.fd(), 40)
     with pytest.raises(OSError, match="shorter than it was"):
@@ -186,7 +236,7 @@ async def test_many_ended_logs_need_few_descriptors(hub: Hub) -> None:
         await completed(hub, one)
     before = len(os.listdir("/proc/self/fd"))
     feed = hub.feed(whole(*hub.streams.values()))
-    assert len(taken(feed)) == 180
+    assert len(await taken(feed)) == 180
     assert len(os.listdir("/proc/self/fd")) - before <= 70
 
 
@@ -233,7 +283,7 @@ class SpoolMachine(RuleBasedStateMachine):
     @rule(max_bytes=st.sampled_from([1, 100, 1000, 1 << 20]), batches=st.integers(1, 4))
     def some_are_read(self, max_bytes: int, batches: int) -> None:
         for _ in range(batches):
-            batch = self.feed.next_nowait(max_bytes)
+            batch = trio.run(self.feed.take, max_bytes)
             if batch is None:
                 break
             self.read += [(frame.kind, batch.payload(frame)) for frame in batch.frames]
@@ -259,7 +309,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     @rule()
     def everything_is_read(self) -> None:
-        self.read += taken(self.feed)
+        self.read += trio.run(taken, self.feed)
         assert self.read == frames.frames_of(self.sent[: self.written])
         assert self.feed.caught_up
 
