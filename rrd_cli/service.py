@@ -64,7 +64,7 @@ def install(
         bool, typer.Option("--print", help="Only print the two unit files, for packagers and the curious.")
     ] = False,
 ) -> None:
-    """Have systemd start the daemon on its first use, watch over it, and keep its log in the journal.
+    """Have systemd start the daemon on first use, and watch over it.
 
     Writes rrd.service and rrd.socket into your own units and enables them. Programs need nothing new.
     """

@@ -123,7 +123,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
     count: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="How many of the last lines.")] = 50,
 ) -> None:
-    """Show what the daemon wrote to its log, or, as a service, to the journal."""
+    """Show the daemon's log; a service's is the journal."""
     if service.listening():
         raise typer.Exit(service.show_journal(count, follow=follow))
     path = paths.daemon_log_path()
@@ -147,7 +147,10 @@ def logs(
 
 @app.command(cls=Verb, epilog=examples("rrd daemon reload"))
 def reload() -> None:
-    """Have the daemon read its settings again, without dropping a stream. Bad ones are refused, the old ones stay."""
+    """Have the daemon read its settings again; no stream is dropped.
+
+    Bad settings are refused, the old ones stay.
+    """
     from rrd_cli.commands.config import reload_lines
 
     render.print_lines(reload_lines())

@@ -20,7 +20,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only show what would be freed.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one object: recordings (names), bytes, streams.")] = False,
 ) -> None:
-    """Apply retention now: drop the oldest ended recordings until the spool is within its limits.
+    """Drop the oldest ended recordings until the spool is within its limits, now.
 
     The daemon does this by itself; this is for when you cannot wait.
     """

@@ -42,7 +42,7 @@ def run(
         bool, typer.Option("--json", help="Print a list of objects, one a file; times are nanoseconds.")
     ] = False,
 ) -> None:
-    """Show what is in files and recordings: versions, entities, timelines, sizes, the footer, damage.
+    """Show what is in files and recordings: entities, timelines, sizes, footer, damage.
 
     Files need no daemon, and are only read. A recording is described log by log: one a program that wrote it.
     """

@@ -28,7 +28,7 @@ ANSWER = 30.0
 def run(
     json: Annotated[bool, typer.Option("--json", help="Print a list of objects, one a viewer or server.")] = False,
 ) -> None:
-    """List the viewers and Rerun servers that run here, whose they are, and which are fed by the daemon.
+    """List the viewers and Rerun servers that run here, and which of them the daemon feeds.
 
     Each is found by its process and asked over gRPC; nothing shows in a viewer that is asked.
     """
