@@ -60,6 +60,20 @@ def test_headless(daemon: Home, python: Path) -> None:
     assert rows(daemon.path / "later.rrd") == list(range(50))
 
 
+def test_no_flag_and_no_display(daemon: Home, newest: Path) -> None:
+    """Without a flag a viewer is opened. Where none can be, that is said once, and the program does its work."""
+    env = {name: value for name, value in environment(daemon).items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run([newest, EXAMPLE], env=env, cwd=daemon.path, capture_output=True, stdin=subprocess.DEVNULL,
+                          text=True, timeout=4 * DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    (warning,) = warnings(done.stderr)
+    assert "no viewer" in warning
+    assert "DISPLAY" in done.stderr  # the viewer's own words
+    ended(daemon)
+    daemon.cli("save", "later.rrd", "rerun_example_cube")
+    assert rows(daemon.path / "later.rrd") == list(range(50))
+
+
 def test_connect_and_save(daemon: Home, newest: Path) -> None:
     """Flags add up; a viewer that is not there yet holds nothing up; the blueprint goes out once."""
     done = example(daemon, newest, "--connect", "--url", NOBODY, "--save", "out.rrd")

@@ -205,6 +205,7 @@ def spawn(
     default_blueprint: rr.BlueprintLike | None = None,
     recording: rr.RecordingStream | None = None,
     new: bool = False,
+    headless: bool = False,
 ) -> Sink:
     """Show a recording in a native viewer: one that runs already, else a new one. The parameters are `rr.spawn`'s.
 
@@ -220,6 +221,7 @@ def spawn(
         default_blueprint: As in `rr.spawn`.
         recording: Which; by default the active one.
         new: Start a viewer even if one runs.
+        headless: Without a window, if it is started.
 
     Raises:
         Error: no viewer could be found or started.
@@ -230,6 +232,7 @@ def spawn(
         "server_memory_limit": server_memory_limit,
         "hide_welcome_screen": hide_welcome_screen,
         "new": new,
+        "headless": headless,
         "connect": connect,
     }
     if port != _DEFAULT_PORT:
@@ -414,7 +417,8 @@ def script_setup(
         The recording, which is the active one from now on.
 
     Raises:
-        Error: an output was refused.
+        Error: an output that a flag asks for was refused. (The viewer that is opened without any flag is only warned
+            about.)
     """
     from . import _script
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import rrd
 
 from . import _sdk
-from ._errors import Error
+from ._errors import Error, warn
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -57,7 +57,11 @@ def setup(
     if not shown and args.headless:
         rrd.attach(recording, default_blueprint=default_blueprint)
     elif not shown:
-        rrd.spawn(default_blueprint=default_blueprint, recording=recording)
+        try:
+            rrd.spawn(default_blueprint=default_blueprint, recording=recording)
+        except Error as error:
+            # Nobody said --spawn: a robot without a screen must not stop for it, as it does not with Rerun's helper.
+            warn(f"no viewer: {error}", "the program goes on, what it logs is kept; --headless asks for no viewer")
     return recording
 
 
