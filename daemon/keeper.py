@@ -9,7 +9,8 @@ it imports nothing that could fail or grow. What the child's exit means:
     EXIT_RESTART      it wants to be a newer version: the keeper executes itself anew, descriptors in hand
     EXIT_CONFIG       it cannot run like this (the log says why): the keeper ends with the same status, unless it holds
                       pipes of programs; then it waits for somebody to mend it
-    anything else     it died: started again, at once the first time, then ever more slowly
+    anything else     it died: started again, within a second if it had been ready, and at once if it was killed; ever
+                      more slowly only while it dies of itself before it is ready
 Told to stop, it ends with the daemon, however that ends.
 Under systemd there is no keeper: systemd is one. A daemon that loses its keeper becomes one (execs this module).
 """
@@ -34,6 +35,10 @@ EXIT_CONFIG = 78
 """EX_TEMPFAIL and EX_CONFIG of sysexits(3)."""
 QUICK_DEATH_S = 1.0
 BACKOFF_S = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0)
+BACKOFF_READY_S = 0.4
+"""What is left of the second in which a daemon that worked must be back, when it has taken the time to start."""
+KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Somebody's will, and no fault of the daemon's."""
 BACKLOG = 128
 """Clients that wait while the daemon is away."""
 MANY_FILES = 65536
@@ -50,7 +55,7 @@ class Keeper:
         self._notify_path = self.runtime / "keeper.sock"
         self._quick_deaths = 0
         self._stopping = False
-        self._started = 0.0
+        self._ready_at: float | None = None
         self._child = 0
         self._alive_write = -1
 
@@ -125,11 +130,11 @@ class Keeper:
                     return status
                 if status == EXIT_RESTART:
                     self._become_new()
-                self._wait_before_restart()
+                time.sleep(self._delay(status))
                 self._start()
 
     def _start(self) -> None:
-        self._started = time.monotonic()
+        self._ready_at = None
         alive_read, self._alive_write = os.pipe()
         child = os.fork()
         if child == 0:
@@ -165,10 +170,15 @@ class Keeper:
         os.close(self._alive_write)
         return os.waitstatus_to_exitcode(status)
 
-    def _wait_before_restart(self) -> None:
-        lived = time.monotonic() - self._started
-        self._quick_deaths = self._quick_deaths + 1 if lived < QUICK_DEATH_S else 0
-        time.sleep(BACKOFF_S[min(self._quick_deaths, len(BACKOFF_S) - 1)])
+    def _delay(self, status: int) -> float:
+        """How long to wait before a child that ended in this way is started again, seconds."""
+        worked = self._ready_at is not None and time.monotonic() - self._ready_at >= QUICK_DEATH_S
+        if worked or -status in KILLED:
+            self._quick_deaths = 0
+        else:
+            self._quick_deaths += 1
+        delay = BACKOFF_S[min(self._quick_deaths, len(BACKOFF_S) - 1)]
+        return delay if self._ready_at is None else min(delay, BACKOFF_READY_S)
 
     def _notified(self) -> None:
         try:
@@ -176,6 +186,8 @@ class Keeper:
         except OSError:
             return
         fields = dict(line.split("=", 1) for line in data.decode(errors="replace").splitlines() if "=" in line)
+        if fields.get("READY") == "1":
+            self._ready_at = time.monotonic()
         name = fields.get("FDNAME", "")
         if fields.get("FDSTORE") == "1" and name and len(fds) == 1:
             self._drop(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from daemon import descriptors
-from daemon.keeper import EXIT_CONFIG, Keeper
+from daemon.keeper import BACKOFF_READY_S, BACKOFF_S, EXIT_CONFIG, QUICK_DEATH_S, Keeper
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
 
 KEEPER = """
@@ -160,3 +160,31 @@ class TestOne:
             notifier._socket.close()  # type: ignore[union-attr]
         os.close(read)
         os.close(write)
+
+    def test_how_soon_a_child_is_back(self, keeper: Keeper, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was killed is back at once, what worked within a second; what cannot start keeps no core busy."""
+        now = 100.0
+        monkeypatch.setattr("daemon.keeper.time.monotonic", lambda: now)
+
+        def delay(status: int, *, ready: float | None = None) -> float:
+            keeper._ready_at = None if ready is None else now - ready
+            return keeper._delay(status)
+
+        assert [delay(1) for _ in range(9)] == [*BACKOFF_S[1:], BACKOFF_S[-1], BACKOFF_S[-1]]
+        # Killed again and again, however soon after its start: never a reason to wait.
+        assert {delay(-signal.SIGKILL, ready=ready) for ready in (None, 0.0, 1.2) for _ in range(9)} == {0.0}
+        assert {delay(1, ready=QUICK_DEATH_S) for _ in range(9)} == {0.0}
+        assert max(delay(-signal.SIGSEGV, ready=0.1) for _ in range(9)) == BACKOFF_READY_S < 1.0
+        assert delay(1) == BACKOFF_S[-1]
+
+    def test_ready_is_what_the_child_says(self, keeper: Keeper) -> None:
+        keeper.listen()
+        with keeper._notify:
+            notifier = descriptors.Notifier(str(keeper._notify_path))
+            notifier.tell("STATUS=beginning")
+            keeper._notified()
+            assert keeper._ready_at is None
+            notifier.tell("READY=1", "STATUS=fine")
+            keeper._notified()
+            assert keeper._ready_at is not None
+            notifier._socket.close()  # type: ignore[union-attr]
