@@ -144,10 +144,11 @@ def covers(has: Selection, wants: Selection, call: Call) -> bool:
     """Whether whoever is fed with `has` gets all of `wants`."""
     if wants.live_since is not None and (has.live_since is None or has.live_since > wants.live_since):
         return False
+    if not wants.runs <= has.runs and has.live_since is None:
+        return False
     streams = call.daemon.hub.streams.values()
-    return wants.recordings <= has.recordings or all(
-        has.whole(stream) for stream in streams if wants.takes(stream)
-    )
+    named = bool(wants.recordings) and wants.recordings <= has.recordings and wants.streams <= has.streams
+    return named or all(has.whole(stream) for stream in streams if wants.takes(stream))
 
 
 async def take_in(call: Call, sink: ViewerSink) -> None:
