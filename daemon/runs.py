@@ -40,6 +40,7 @@ class Run:
 
     Attributes:
         streams: Its streams in the order they came.
+        saved: Files that its program wrote by itself; known when it has ended.
         ended: Its program has ended.
     """
 
@@ -47,6 +48,7 @@ class Run:
         self.token = token
         self.pid = pid
         self.streams: list[Stream] = []
+        self.saved: list[str] = []
         self.ended = trio.Event()
 
     @property
@@ -65,7 +67,7 @@ class Runs:
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
         self._runs: dict[str, Run] = {}
-        self._over: set[str] = set()
+        self._over: dict[str, list[str]] = {}
         self._server: GrpcServer | None = None
         self._holders = 0
         self._scope = trio.CancelScope()
@@ -75,10 +77,13 @@ class Runs:
         run = Run(token, pid)
         self._runs[token] = run
         if token in self._over:
+            run.saved = self._over[token]
             run.ended.set()
         for stream in self._daemon.hub.streams.values():
-            if not stream.ended and belongs(stream, run):
+            if stream.meta.run == token:
                 run.streams.append(stream)
+            elif not stream.ended and belongs(stream, run):
+                self._take(stream, run)
         return run
 
     def forget(self, run: Run) -> None:
@@ -86,10 +91,11 @@ class Runs:
         if self._runs.get(run.token) is run:
             del self._runs[run.token]
 
-    def end(self, token: str) -> None:
-        """The program of a run has ended."""
-        self._over.add(token)
+    def end(self, token: str, saved: list[str]) -> None:
+        """The program of a run has ended, and has written these files by itself."""
+        self._over[token] = saved
         if token in self._runs:
+            self._runs[token].saved = saved
             self._runs[token].ended.set()
             self._daemon.hub.reshaped()
 
@@ -97,8 +103,13 @@ class Runs:
         """A stream begins: see whose it is, while its process surely lives."""
         for run in self._runs.values():
             if belongs(stream, run):
-                run.streams.append(stream)
+                self._take(stream, run)
                 return
+
+    def _take(self, stream: Stream, run: Run) -> None:
+        stream.meta.run = run.token
+        self._daemon.hub.describe(stream)
+        run.streams.append(stream)
 
     # -- the port ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
     @live     every stream alive now and later        @latest   the newest recording      @all   all there are
     NAME      an application id, a recording id or a unique prefix of one
     /path     a .rrd file                              stream:ID one stream exactly (shims)
+    run:TOKEN every stream of one `rrd run`, now and later
 
 Rules: words are resolved once, when they are said; what they meant then is what is kept, over restarts too. Selectors
 speak of recordings, logs hold streams: a stream of several recordings is filtered by store id, and a recording's
@@ -20,6 +21,7 @@ from daemon.wire.control import VerbError
 from daemon.wire.logmsg import BLUEPRINT
 
 STREAM = "stream:"
+RUN = "run:"
 FILE = "file:"
 """Ids of streams that are files read in place."""
 MAX_CANDIDATES = 8
@@ -35,12 +37,14 @@ class Selection:
         recordings: These recordings, whichever streams carry them.
         streams: These streams, whole.
         live_since: Every stream that had not ended at this time (Unix seconds), or None.
+        runs: Every stream of these runs.
     """
 
     text: str
     recordings: frozenset[RecordingKey] = frozenset()
     streams: frozenset[str] = frozenset()
     live_since: float | None = None
+    runs: frozenset[str] = frozenset()
     _apps: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __post_init__(self) -> None:
@@ -49,10 +53,10 @@ class Selection:
     @property
     def open_ended(self) -> bool:
         """Streams that do not exist yet may join."""
-        return self.live_since is not None
+        return self.live_since is not None or bool(self.runs)
 
     def _all_of(self, stream: Stream) -> bool:
-        if stream.id in self.streams:
+        if stream.id in self.streams or (stream.meta.run and stream.meta.run in self.runs):
             return True
         return (
             self.live_since is not None
@@ -93,6 +97,7 @@ class Selection:
             "recordings": sorted(list(key) for key in self.recordings),
             "streams": sorted(self.streams),
             "live_since": self.live_since,
+            "runs": sorted(self.runs),
         }
 
     @classmethod
@@ -107,6 +112,7 @@ class Selection:
             frozenset(RecordingKey(app, recording) for app, recording in found["recordings"]),
             frozenset(found["streams"]),
             found["live_since"],
+            frozenset(found.get("runs") or ()),
         )
 
 
@@ -180,6 +186,7 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
     recordings = recordings_of(streams.values())
     keys: set[RecordingKey] = set()
     ids: set[str] = set()
+    runs: set[str] = set()
     since: float | None = None
     for term in terms:
         if term == "@live":
@@ -192,6 +199,8 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
             if not recordings:
                 raise nothing_here()
             keys |= {recording.key for recording in recordings}
+        elif term.startswith(RUN):
+            runs.add(term.removeprefix(RUN))
         elif term.startswith("@"):
             raise VerbError("usage", f"unknown selector {term}", "there are @live, @latest and @all")
         elif term.startswith((STREAM, FILE)):
@@ -201,7 +210,7 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
             ids.add(name)
         else:
             keys |= _named(term, recordings)
-    return Selection(" ".join(terms), frozenset(keys), frozenset(ids), since)
+    return Selection(" ".join(terms), frozenset(keys), frozenset(ids), since, frozenset(runs))
 
 
 def _named(term: str, recordings: Sequence[Recording]) -> set[RecordingKey]:

@@ -86,7 +86,9 @@ def _report(message: str, hint: str, code: int) -> int:
 
     lines = [("error", "bad", message)] + ([("hint", "dim", hint)] if hint else [])
     for label, style, text in lines:
-        _say(styled(f"{label}:", style, sys.stderr) + " " + clean(text), sys.stderr)
+        # What a viewer said as it died has lines of its own; what follows the first cannot pass for ours.
+        shown = "\n    ".join(clean(line.strip()) for line in text.splitlines())
+        _say(styled(f"{label}:", style, sys.stderr) + " " + shown, sys.stderr)
     return code
 
 

@@ -41,7 +41,10 @@ def new_stream_id(now: float) -> str:
 
 @dataclass(slots=True)
 class Meta:
-    """What is known of a stream besides its bytes. Times are Unix seconds; `summary` is filled when it is complete."""
+    """What is known of a stream besides its bytes. Times are Unix seconds; `summary` is filled when it is complete.
+
+    `run` is the token of the `rrd run` whose program it is of.
+    """
 
     id: str
     kind: str
@@ -56,6 +59,7 @@ class Meta:
     reason: str = ""
     error: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
 
     def save(self, directory: Path) -> None:
         """Write it beside the log, whole or not at all.

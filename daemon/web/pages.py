@@ -29,7 +29,7 @@ import trio
 from daemon import __version__
 from daemon.feed import Feed
 from daemon.hub import Hub
-from daemon.selection import FILE, STREAM, Recording, recordings_of
+from daemon.selection import FILE, RUN, STREAM, Recording, recordings_of
 from daemon.web import live
 from daemon.web.assets import Library, NoViewer, Version, Viewer
 from daemon.web.auth import Guard, is_loopback
@@ -190,6 +190,9 @@ class Site:
         """What a page shows, for people."""
         names = []
         for term in terms:
+            if term.startswith(RUN):
+                names.append("rrd run")
+                continue
             stream = self.hub.streams.get(term.removeprefix(STREAM)) if term.startswith((STREAM, FILE)) else None
             if stream is None:
                 names.append({"@live": "all live recordings", "@all": "all recordings"}.get(term, term))

@@ -2,6 +2,7 @@
 
     this process ── `run` (a thread) ──> daemon: outputs for the streams whose process has our token
          └── posix_spawn CMD ── stdin, stdout, stderr, terminal, signals: all its own
+                 └── /proc/PID/fd of it and its children: files that it saves by itself are taken at its end
 
 Rules: the program is the job: its exit code is ours, a signal to us goes to it, what the terminal sends it gets by
 itself. Standard output is the program's; all that we say goes to standard error. A daemon that dies meanwhile, or
@@ -11,11 +12,15 @@ never was, does not touch the program.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import signal
+import stat
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from typing import Annotated, Any, Final
 
 import typer
@@ -33,9 +38,12 @@ rrd run --spawn --save run.rrd -- ./robot --fast
 rrd run --save run.rrd -- python prog.py --stdout | wc -c
 """
 
+SUFFIX: Final = ".rrd"
 VARIABLE: Final = "RRD_RUN"
 """Tells the daemon whose a program is: children inherit it."""
 FORWARDED: Final = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+CHANGED: Final = signal.SIGIO
+"""What the kernel sends when something in a directory has changed (fcntl(2), F_NOTIFY)."""
 SI_KERNEL: Final = 0x80
 """A signal's code when the terminal sent it: the program, in the same process group, has got it itself."""
 NOT_EXECUTABLE: Final = 126
@@ -43,7 +51,11 @@ NOT_FOUND: Final = 127
 """As shells have them."""
 READY_DEADLINE = 30.0
 END_DEADLINE = 120.0
-"""Seconds that the daemon may take to complete the files, once the program has ended."""
+"""Seconds that the daemon may take to complete the files, once the program has ended. Ctrl-C ends that."""
+LOOK: Final = 0.25
+"""Seconds between two looks at the files that the program has open; changes where it works have us look at once."""
+LOOK_PAUSE: Final = 0.02
+"""Seconds at least between two: a program may write all the time."""
 
 
 def run(
@@ -72,7 +84,7 @@ def run(
     """Run a program that uses Rerun, unchanged, with these outputs. It ends with the program's exit code.
 
     What the program sends with rr.spawn, rr.connect_grpc or the rrd shim is found by itself; --stdout takes what it
-    writes to standard output. What it saves by itself with rr.save stays with it: pass --connect or --stdout to it.
+    writes to standard output. What it saves by itself with rr.save goes there, and to these outputs when it ends.
     """
     if not command:
         raise UsageError("no program was named", "rrd run --save run.rrd -- python prog.py")
@@ -88,10 +100,13 @@ def run(
     watcher = _Watcher(args, wants_port=not no_port and bool(save or spawn or serve or connect), quiet=quiet)
     try:
         watcher.start()
-        code = _run(command, token, ours, take_stdout=stdout)
-        watcher.finish()
+        if signal.SIGINT in signal.sigpending():
+            raise KeyboardInterrupt
+        with _OwnFiles(command) as files:
+            code = _run(command, token, ours, files, take_stdout=stdout)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, ours)
+        _unblock_signals(ours)
+    watcher.finish(files)
     raise typer.Exit(code)
 
 
@@ -106,6 +121,7 @@ class _Watcher:
         self._port_problem = ""
         self._failure: CliError | VerbError | None = None
         self._answer: dict[str, Any] | None = None
+        self._told: set[str] = set()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
@@ -124,22 +140,39 @@ class _Watcher:
                 f"{self._port_problem}: programs that call rr.spawn or rr.connect_grpc would stream there, not here",
                 "close it first; or say --no-port, if the program uses the rrd shim or --stdout",
             )
+        if self._port_problem and not self._quiet:
+            self._tell(f"{self._port_problem}: what the program sends there does not come here")
 
-    def finish(self) -> None:
-        """Wait until all is delivered, and say what it was."""
-        with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
-            client.call("run_end", {"token": self._args["token"]}, repeat=True)
-        self._thread.join(END_DEADLINE)
+    def finish(self, files: _OwnFiles) -> None:
+        """Wait until all is delivered, and say what it was. Ctrl-C: no more waiting, the outputs go on.
+
+        Args:
+            files: What the program wrote by itself.
+        """
+        saved = files.written()
+        try:
+            with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
+                client.call("run_end", {"token": self._args["token"], "saved": saved}, repeat=True)
+            self._thread.join(END_DEADLINE)
+        except KeyboardInterrupt:
+            self._tell("not waited for: the outputs go on   (rrd status)")
+            return
         if self._failure is not None:
-            render.note(f"error: {self._failure.message}")
+            self._tell(f"error: {self._failure.message}")
+        elif self._answer is None:
+            self._tell(f"the outputs are not complete after {END_DEADLINE:.0f} s; they go on   (rrd status)")
         if self._answer is None:
             return
+        for problem in self._answer.get("problems") or ():
+            self._tell(f"error: {problem}")
         found = self._answer.get("recordings") or []
         if not self._quiet:
             for one in found:
                 render.note(_line(one))
         if not found:
-            render.note("rrd: the program logged nothing that came here (does it save by itself, or log at all?)")
+            self._tell("the program logged nothing that came here")
+            for path in files.perhaps():
+                self._tell(f"written meanwhile, perhaps by it: {path}")
 
     def _work(self) -> None:
         try:
@@ -156,28 +189,113 @@ class _Watcher:
             self._ready.set()
         elif news.get("file"):
             self._args["files"][str(news["recording"])] = news["file"]
-        elif news.get("url"):
-            render.note(f"rrd: {news['url']}")
-        elif news.get("problem"):
-            render.note(f"rrd: {news['problem']}")
-        elif news.get("warning"):
-            render.note(f"rrd: {news['warning']}")
+        for key, label in (("url", ""), ("problem", "error: "), ("warning", "warning: ")):
+            if news.get(key):
+                self._tell(f"{label}{news[key]}")
+
+    def _tell(self, text: str) -> None:
+        """Say something, once."""
+        if text not in self._told:
+            self._told.add(text)
+            for number, line in enumerate(text.splitlines()):
+                render.note(f"    {line.strip()}" if number else f"rrd: {line}")
 
 
 def _line(one: dict[str, Any]) -> str:
     name = f"{one.get('application_id') or '?'}/{one.get('recording_id')}"
     much = f"{render.plural(int(one.get('messages') or 0), 'message')}, {render.size(one.get('bytes'))}"
     where = f" -> {one['file']}" if one.get("file") else ""
+    saved = f", saved by the program itself: {one['saved']}" if one.get("saved") else ""
     goes_on = "; it goes on" if one.get("live") else ""
-    return f"rrd: {name}: {much}{where}{goes_on}"
+    return f"rrd: {name}: {much}{saved}{where}{goes_on}"
 
 
 def _block_signals() -> set[signal.Signals | int]:
     """Have signals wait for `sigwaitinfo`, in every thread; the old mask."""
-    return set(signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD)))
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, (*FORWARDED, signal.SIGCHLD, CHANGED)))
 
 
-def _run(command: list[str], token: str, mask: set[signal.Signals | int], *, take_stdout: bool) -> int:
+def _unblock_signals(mask: set[signal.Signals | int]) -> None:
+    """Take signals as before, but not those that came for the program, and too late for it."""
+    late = (*FORWARDED, CHANGED)
+    while set(late) & signal.sigpending():
+        signal.sigwait(late)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class _OwnFiles:
+    """The .rrd files that a program writes by itself: those that it, or a child of it, was seen to have open.
+
+    Where there is no /proc none is seen. A short program may have closed its file before somebody looked: what has
+    changed where it works is then named, and not taken, for it may be another's.
+    """
+
+    def __init__(self, command: list[str]) -> None:
+        self._began = time.time()
+        self._looked = 0.0
+        self._seen: dict[str, None] = {}
+        named = [os.path.dirname(os.path.abspath(word)) for word in command if word.endswith(SUFFIX)]
+        self._fds: dict[str, int] = {}
+        for directory in (os.getcwd(), *named):
+            with contextlib.suppress(OSError):
+                self._fds.setdefault(directory, os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+    def __enter__(self) -> _OwnFiles:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+
+    def look(self, pid: int) -> float:
+        """See what is open now, and have CHANGED sent at the next change of a directory.
+
+        Returns:
+            Seconds until the next look.
+        """
+        paused = time.monotonic() - self._looked < LOOK_PAUSE
+        if sys.platform == "linux" and not paused:
+            for fd in self._fds.values():
+                with contextlib.suppress(OSError):  # some file systems tell nothing
+                    fcntl.fcntl(fd, fcntl.F_SETSIG, CHANGED)
+                    fcntl.fcntl(fd, fcntl.F_NOTIFY, fcntl.DN_CREATE | fcntl.DN_MODIFY)
+        self._looked = time.monotonic()
+        self._seen.update(dict.fromkeys(_open_files(pid)))
+        return LOOK_PAUSE if paused else LOOK
+
+    def written(self) -> list[str]:
+        """Those that are there."""
+        return [path for path in self._seen if os.path.isfile(path)]
+
+    def perhaps(self) -> list[str]:
+        """Files that have changed since the program began."""
+        found = []
+        for directory in self._fds:
+            with contextlib.suppress(OSError):
+                found += [one.path for one in os.scandir(directory)
+                          if one.name.endswith(SUFFIX) and one.stat().st_mtime >= self._began]
+        return sorted(found)
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """The .rrd files that a process and its children have open for writing; nothing where there is no /proc."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            path = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if path.endswith(SUFFIX) and os.lstat(f"/proc/{pid}/fd/{fd}").st_mode & stat.S_IWUSR:
+                yield path
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                children = file.read().split()
+            for child in children:
+                yield from _open_files(int(child))
+    except OSError:
+        return
+
+
+def _run(
+    command: list[str], token: str, mask: set[signal.Signals | int], files: _OwnFiles, *, take_stdout: bool
+) -> int:
     """Run the program to its end.
 
     Returns:
@@ -201,34 +319,38 @@ def _run(command: list[str], token: str, mask: set[signal.Signals | int], *, tak
             )
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
+            beside = missing and "/" not in command[0] and os.path.exists(command[0])
             failure = CliError(f"cannot run {command[0]}: {error.strerror}",
-                               "is it on PATH? in this directory it is ./" + command[0] if missing else "")
+                               f"in this directory it is ./{command[0]}" if beside else "")
             failure.exit_code = NOT_FOUND if missing else NOT_EXECUTABLE
             raise failure from error
         finally:
             if take_stdout:
                 os.close(write)
-        return _wait(child)
+        return _wait(child, files)
 
 
-def _wait(child: int) -> int:
+def _wait(child: int, files: _OwnFiles) -> int:
     """Wait for the program, and hand signals on to it."""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
-        number, from_terminal = _wait_for_signal()
-        if number == signal.SIGCHLD or (from_terminal and number in (signal.SIGINT, signal.SIGQUIT)):
+        number, from_terminal = _wait_for_signal(files.look(child))
+        if number in (signal.SIGCHLD, CHANGED) or (from_terminal and number in (signal.SIGINT, signal.SIGQUIT)):
             continue
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
 
-def _wait_for_signal() -> tuple[int, bool]:
-    """The next signal, and whether a terminal sent it: then the program has had it, too."""
-    wanted = (*FORWARDED, signal.SIGCHLD)
+def _wait_for_signal(seconds: float) -> tuple[int, bool]:
+    """The next signal, and whether a terminal sent it: then the program has had it, too.
+
+    SIGCHLD, which asks for a look at the program, if none comes in time.
+    """
+    wanted = (*FORWARDED, signal.SIGCHLD, CHANGED)
     if sys.platform == "linux":
-        received = signal.sigwaitinfo(wanted)
-        return received.si_signo, received.si_code == SI_KERNEL
+        received = signal.sigtimedwait(wanted, seconds)
+        return (received.si_signo, received.si_code == SI_KERNEL) if received else (signal.SIGCHLD, False)
     return signal.sigwait(wanted), os.isatty(0)  # who sent it is not told elsewhere

@@ -59,6 +59,17 @@ def test_names(terms: list[str], keys: set[RecordingKey]) -> None:
     assert selection.text == " ".join(terms)
 
 
+def test_a_run_is_all_its_streams_now_and_later() -> None:
+    first, later, other = (made(name, (name, "app")) for name in ("first", "later", "other"))
+    first.meta.run, other.meta.run = "t0ken", "another"
+    selection = resolve(["run:t0ken"], by_id(first, other), 10.0)
+    assert selection.open_ended
+    assert (selection.whole(first), selection.takes(other)) == (True, False)
+    later.meta.run = "t0ken"
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).takes(later)
+    assert not resolve(["run:"], by_id(ONE), 10.0).takes(ONE)
+
+
 @pytest.mark.parametrize(("terms", "code", "message"), [
     ([], "usage", "no recording was named"),
     (["abc"], "ambiguous", "2 recordings are meant by abc: camera/abcdef, camera/abcxyz"),

@@ -16,7 +16,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import DEADLINE_S, Home, wait_for
-from tests.helpers.programs import rows
+from tests.helpers.programs import Program, rows
+from tests.helpers.viewers import Server
 
 PROGRAM = """
 import sys, time
@@ -26,6 +27,8 @@ rr.init("rrd_example_run", recording_id=recording)
 if how == "connect": rr.connect_grpc()
 elif how == "spawn": rr.spawn()
 elif how == "--stdout": rr.stdout()
+elif how.startswith("save="): rr.save(how[5:])
+elif how.startswith("both="): rr.set_sinks(rr.GrpcSink(), rr.FileSink(how[5:]))
 elif how == "shim":
     import rrd
     rrd.attach()
@@ -108,6 +111,36 @@ def test_what_a_program_logs_is_saved(runner, how, verify):
     assert rows(target) == list(range(50))
 
 
+@pytest.mark.parametrize("where", ["own.rrd", "elsewhere/own.rrd"])
+def test_what_a_program_saves_by_itself_comes_when_it_ends(runner, verify, where):
+    home = runner.home
+    (home.path / "elsewhere").mkdir()
+    code, _, err = runner.run("--save", "out.rrd", *runner.command(f"save={where}", "own", 40, 0.01, code=3))
+    assert code == 3, err
+    (line,) = err.splitlines()
+    assert line.startswith("rrd: rrd_example_run/own: ")
+    assert line.endswith(f", saved by the program itself: {home.path / where} -> {home.path / 'out.rrd'}")
+    for path in (home.path / where, home.path / "out.rrd"):
+        verify(path)
+        assert rows(path) == list(range(40))
+
+
+def test_its_own_file_may_be_the_one_that_was_asked_for(runner, verify):
+    code, _, err = runner.run("--save", "own.rrd", *runner.command("save=own.rrd", "own", 40, 0.01))
+    assert code == 0, err
+    assert err.endswith(f", saved by the program itself: {runner.home.path / 'own.rrd'}\n")
+    verify(runner.home.path / "own.rrd")
+    assert [path.name for path in runner.home.path.glob("*.rrd")] == ["own.rrd"]
+
+
+def test_what_came_while_it_ran_is_not_taken_twice(runner):
+    code, _, err = runner.run("--save", "out.rrd", *runner.command("both=own.rrd", "both", 40, 0.01))
+    assert code == 0, err
+    assert err.count("rrd_example_run/both") == 1
+    assert rows(runner.home.path / "out.rrd") == rows(runner.home.path / "own.rrd") == list(range(40))
+    assert sorted(path.name for path in runner.home.path.glob("*.rrd")) == ["out.rrd", "own.rrd"]
+
+
 def test_two_at_once_do_not_mix(runner, verify):
     first = runner.popen("--save", "a.rrd", *runner.command("connect", "a", 150, 0.01))
     second = runner.popen("--save", "b.rrd", *runner.command("connect", "b", 100, 0.01))
@@ -142,6 +175,51 @@ def test_several_processes_of_one_recording_are_one_file(runner, verify):
     verify(runner.home.path / "same.rrd")
     assert rows(runner.home.path / "same.rrd") == sorted([*range(30), *range(40)])
     assert not (runner.home.path / "same-2.rrd").exists()
+
+
+def test_a_run_is_one_page(runner):
+    script = runner.home.path / "many.sh"
+    script.write_text(f"{sys.executable} {runner.program} connect one 10 0 0\n"
+                      f"{sys.executable} {runner.program} shim two 20 0 0\n")
+    with Program(runner.home, "other", rows=5) as other:
+        other.finish()
+    code, _, err = runner.run("--serve", "--no-open", "--", "sh", script)
+    assert code == 0, err
+    (url,) = [line.removeprefix("rrd: ") for line in err.splitlines() if "http" in line]
+    runner.home.cli("daemon", "restart")  # the page is for the run, not for the daemon
+    fetch = "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1]).read())"
+    told = subprocess.run([*runner.prefix, sys.executable, "-c", fetch, url.replace("/view?", "/stream?")],
+                          env=runner.home.env, capture_output=True, check=True, timeout=DEADLINE_S).stdout
+    assert all(name in told for name in (b"one", b"two"))
+    assert b"other" not in told
+
+
+def test_every_process_is_shown_by_one_viewer(home, rerun):
+    programs = home.path / "many.sh"
+    (home.path / "prog.py").write_text(PROGRAM)
+    programs.write_text("".join(f"{sys.executable} prog.py shim same 150 0.01 0 &\n" for _ in range(2)) + "wait\n")
+    with Server(home, rerun, "--save", home.path / "seen.rrd") as server:
+        home.cli("run", "--no-port", "--connect", server.url, "--", "sh", programs)
+        wait_for(lambda: all(sink["state"] == "complete" for sink in home.status()["sinks"]), "the sinks' end")
+        server.stop()
+    home.cli("recover", "seen.rrd")
+    assert rows(home.path / "seen.recovered.rrd") == sorted([*range(150), *range(150)])
+
+
+@pytest.mark.parametrize(("output", "said"), [
+    (["--connect", "127.0.0.1:1"], "rrd: error: connect: nobody listens there: 127.0.0.1:1; it is tried again"),
+    (["--spawn"], "rrd: error: spawn: the viewer ended"),
+    (["--save", "full/x.rrd"], "rrd: error: cannot save to"),
+])
+def test_an_output_that_fails_is_said_and_is_not_the_programs_fault(runner, output, said):
+    (runner.home.path / "full").symlink_to("/proc")
+    runner.home.env.pop("DISPLAY", None)
+    runner.home.env.pop("WAYLAND_DISPLAY", None)
+    code, _, err = runner.run(*output, *runner.command("shim", "x", code=6))
+    assert code == 6
+    assert said in err
+    assert "\\n" not in err
+    assert "rrd: rrd_example_run/x: " in err
 
 
 def test_input_output_and_exit_code_are_the_programs(runner):

@@ -10,10 +10,12 @@ import trio
 
 from daemon.control.server import Call, find_handler
 from daemon.runs import PORT, Run, file_sink_of, start_file
+from daemon.selection import RUN
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import ACTIVE, describe
 from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import Message, VerbError
+from daemon.wire.rrd import FormatError
 
 DRAIN_S = 10.0
 """How long a stream that brings nothing more may stay open after its program's end: it is somebody else's then."""
@@ -26,10 +28,13 @@ async def run(call: Call) -> Message:
     absolute path; a second recording gets `-2` before its suffix, and so on), force; files ({recording: path}, when it
     is said again to another daemon); spawn, serve (true); connect (a URL).
 
-    Progress: first {ready, port, error}; then {file, recording}, {viewer}, {url}, {problem}, each when it is so.
+    What the program saved by itself (`run_end` tells) is given to the same outputs when it has ended.
+
+    Progress: first {ready, port, error}; then {file, recording}, {viewer}, {url}, {problem}, {warning}, when it is so.
 
     Returns:
-        recordings: application_id, recording_id, messages, bytes, live (it goes on), files; problems.
+        recordings: application_id, recording_id, messages, bytes, live (it goes on), file, saved (where the program
+        wrote it by itself, or empty); problems.
 
     Raises:
         VerbError: the file is there already, or cannot be; the token is none.
@@ -51,8 +56,8 @@ async def run(call: Call) -> Message:
         runs.forget(current)
         if call.flag("port"):
             runs.release_port()
-    return {"recordings": [_described(key, streams, outputs) for key, streams in current.recordings.items()],
-            "problems": outputs.problems}
+    return {"recordings": [_described(key, streams, outputs) for key, streams in current.recordings.items()]
+            + outputs.saved, "problems": outputs.problems}
 
 
 async def _follow(call: Call, current: Run, outputs: _Outputs, nursery: trio.Nursery) -> None:
@@ -69,6 +74,7 @@ async def _follow(call: Call, current: Run, outputs: _Outputs, nursery: trio.Nur
         await hub.wait_reshaped(shape)
     await _drain(call, current)
     await outputs.save(current)
+    await outputs.take_in(current)
     with trio.move_on_after(DRAIN_S):
         for sink in outputs.sinks.values():
             if all(stream.complete for stream in sink.feed.streams()):
@@ -100,6 +106,7 @@ class _Outputs:
         self.sinks: dict[RecordingKey, FileSink] = {}
         self.files: dict[RecordingKey, str] = {}
         self.problems: list[str] = []
+        self.saved: list[Message] = []
         self.busy = 0
         self._streams: dict[RecordingKey, int] = {}
         self._shown = False
@@ -161,30 +168,70 @@ class _Outputs:
         return path
 
     async def show(self, stream: Stream) -> None:
-        """Have viewers show a stream."""
+        """Have viewers show a stream; a page shows all of the run's."""
         first, self._shown = not self._shown, True
-        wishes: list[tuple[str, Message]] = []
+        await self._show({"stream": stream.id})
+        if first and self.call.flag("serve"):
+            await self._serve([f"{RUN}{stream.meta.run}"], first=True)
+
+    async def take_in(self, current: Run) -> None:
+        """Give files that the program saved by itself to the outputs, unless they have what is in them."""
+        new = [path for path in current.saved if await self._take_in(current, path)]
+        if new and self.call.flag("serve"):
+            await self._serve([*([f"{RUN}{current.token}"] if current.streams else []), *new], first=not self._shown)
+
+    async def _take_in(self, current: Run, path: str) -> bool:
+        try:
+            stream = await self.call.daemon.hub.open_file(Path(path))
+        except (OSError, FormatError) as error:
+            await self._problem(f"cannot read what the program saved: {error}: {path}")
+            return False
+        if stream.recordings.keys() <= current.recordings.keys():
+            return False
+        await self._show({"source": [path]})
+        target = ""
+        if self.path is not None and not (self.path.exists() and self.path.samefile(path)):
+            free = os.fspath(self._free())
+            if await self._say("save", {"path": free, "source": [path], "force": self.force, "wait": True}) is not None:
+                target = free
+        for key, stats in stream.recordings.items():
+            self.files[key] = target
+            self.saved.append({
+                "application_id": key.application_id, "recording_id": key.recording_id, "messages": stats.messages,
+                "bytes": stats.bytes, "live": False, "file": target, "saved": path,
+            })
+        return True
+
+    async def _show(self, what: Message) -> None:
         if self.call.flag("spawn"):
-            wishes.append(("spawn", {"headless": self.call.flag("headless")}))
+            answer = await self._say("spawn", {**what, "headless": self.call.flag("headless")})
+            if answer is not None:
+                await self.call.progress({"viewer": answer["viewer"], "warning": answer["warning"]})
         if url := self.call.text("connect", ""):
-            wishes.append(("connect", {"url": url}))
-        if self.call.flag("serve"):
-            wishes.append(("serve", {"open": first and not self.call.flag("no_open")}))
-        for verb, args in wishes:
-            self.busy += 1
-            try:
-                answer = await find_handler(verb)(
-                    replace(self.call, verb=verb, args={**args, "stream": stream.id}, fds=[]))
-            except VerbError as error:
-                await self._problem(f"{verb}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
-            else:
-                if verb == "serve":
-                    await self.call.progress({"url": answer.get("url", "")})
-                elif answer.get("viewer"):
-                    await self.call.progress({"viewer": answer["viewer"], "warning": answer.get("warning", "")})
-            finally:
-                self.busy -= 1
-                self.call.daemon.hub.changed()
+            answer = await self._say("connect", {**what, "url": url})
+            if answer is not None and answer["waiting"]:
+                sink = answer["sink"]
+                await self._problem(f"connect: {sink['last_error']}; it is tried again   (rrd detach {sink['id']})")
+            elif answer is not None and answer["warning"]:
+                await self.call.progress({"warning": answer["warning"]})
+
+    async def _serve(self, source: list[str], *, first: bool) -> None:
+        wish = {"source": source, "open": first and not self.call.flag("no_open")}
+        answer = await self._say("serve", wish)
+        if answer is not None:
+            await self.call.progress({"url": answer["url"], "warning": answer["warning"]})
+
+    async def _say(self, verb: str, args: Message) -> Message | None:
+        """Say another verb; None when it failed, which is told."""
+        self.busy += 1
+        try:
+            return await find_handler(verb)(replace(self.call, verb=verb, args=args, fds=[]))
+        except VerbError as error:
+            await self._problem(f"{verb}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
+            return None
+        finally:
+            self.busy -= 1
+            self.call.daemon.hub.changed()
 
     async def _problem(self, text: str) -> None:
         if text not in self.problems:
@@ -203,4 +250,5 @@ def _described(key: RecordingKey, streams: list[Stream], outputs: _Outputs) -> M
         "bytes": sum(stream.recordings[key].bytes for stream in streams),
         "live": not all(stream.complete for stream in streams),
         "file": outputs.files.get(key, ""),
+        "saved": "",
     }

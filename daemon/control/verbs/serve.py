@@ -16,7 +16,7 @@ import trio
 
 from daemon.control.server import Call
 from daemon.control.verbs.save import select
-from daemon.selection import FILE, STREAM
+from daemon.selection import FILE, RUN, STREAM
 from daemon.sinks.runner import describe
 from daemon.sinks.web import DEFAULT_PORT, WebSink, url_host
 from daemon.wire.control import Message, VerbError
@@ -97,7 +97,7 @@ async def _terms(call: Call) -> list[str]:
         words = [f"{STREAM}{call.text('stream')}"]
     # @latest is what it is now: a page that is opened again tomorrow shows the same.
     named = [f"{app}/{recording}" if app else recording for app, recording in sorted(selection.recordings)]
-    fixed = [word for word in words if word == "@live" or word.startswith(STREAM)]
+    fixed = [word for word in words if word == "@live" or word.startswith((STREAM, RUN))]
     return [*fixed, *sorted(files), *(["@all"] if "@all" in words else named)]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from rrd_cli.commands.run import _line
@@ -30,7 +32,7 @@ def test_outputs_are_asked_for_before_the_program_starts(rrd, daemon_runs, tmp_p
     assert (args["force"], args["spawn"], args["serve"], args["connect"], args["port"]) == (
         True, True, False, "http://x", True)
     assert out.strip() == args["token"]
-    assert daemon_runs.said("run_end") == [{"token": args["token"]}]
+    assert daemon_runs.said("run_end") == [{"token": args["token"], "saved": []}]
     assert err == "rrd: app/rec: 5 messages, 1.2 kB -> /x/out.rrd\n"
 
 
@@ -44,11 +46,40 @@ def test_a_taken_port_matters_only_when_something_is_wanted(rrd, fake):
         return ANSWER
     fake.on("run", run)
     fake.on("run_end", {})
-    assert rrd("run", "--", "true")[0] == 0
+    code, _, err = rrd("run", "--", "true")
+    assert code == 0
+    assert err.startswith("rrd: port 9876 is taken by rerun (pid 5): what the program sends there does not come here\n")
     code, _, err = rrd("run", "--spawn", "--", "true")
     assert code == 1
     assert err.startswith("error: port 9876 is taken by rerun (pid 5)")
     assert "--no-port" in err
+
+
+def test_what_went_wrong_is_said_once(rrd, fake):
+    def run(call):
+        call.progress(ready=True, port=9876, error="")
+        call.progress(problem="spawn: it ended\nlast words")
+        return ANSWER | {"problems": ["spawn: it ended\nlast words", "/x/out.rrd: disk full"]}
+    fake.on("run", run)
+    fake.on("run_end", {})
+    assert rrd("run", "--quiet", "--", "true") == (0, "", (
+        "rrd: error: spawn: it ended\n    last words\nrrd: error: /x/out.rrd: disk full\n"))
+
+
+def test_files_that_nobody_saw_open_are_named_and_not_taken(rrd, fake, tmp_path, monkeypatch):
+    def run(call):
+        call.progress(ready=True, port=9876, error="")
+        return {"recordings": [], "problems": []}
+    fake.on("run", run)
+    fake.on("run_end", {})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("rrd_cli.commands.run._open_files", lambda pid: iter(()))
+    (tmp_path / "old.rrd").touch()
+    os.utime(tmp_path / "old.rrd", (1, 1))
+    code, _, err = rrd("run", "--", "sh", "-c", "echo > new.rrd")
+    assert (code, fake.said("run_end")[0]["saved"]) == (0, [])
+    assert err.splitlines() == ["rrd: the program logged nothing that came here",
+                                f"rrd: written meanwhile, perhaps by it: {tmp_path}/new.rrd"]
 
 
 def test_no_program(rrd, fake):
