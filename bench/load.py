@@ -39,7 +39,7 @@ def forgetful_pipe() -> str:
 
 
 def main(kind: str, count: int, mode: str, arguments: list[str]) -> None:
-    rr.init("rrd_bench", recording_id="bench")
+    rr.init("rrd_bench", recording_id=os.environ.get("RECORDING", "bench"))
     random = np.random.default_rng(0)
     images = [random.integers(0, 255, (480, 640, 3), dtype=np.uint8) for _ in range(8)]
     clouds = [random.random((20_000, 3), dtype=np.float32) for _ in range(8)]

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.place import Place, alternate, place, receiver, report
+from bench.place import Place, alternate, place, receiver, repeated, report
 
 LOADS = (("img", 600, "600 images of 640x480"), ("pts", 3000, "3000 clouds of 20k points"))
 
@@ -65,7 +65,7 @@ def pipe_to_spool(one: Place, rounds: int) -> None:
     size = 1 << 30
     with tempfile.NamedTemporaryFile(dir=one.other) as file:
         source = Path(file.name)
-        big_frame(source, size)
+        repeated(source, "img", 64, size)  # 1 MB chunks
 
         def cat() -> float:
             target = one.disk / "cat.out"
@@ -93,30 +93,6 @@ def pipe_to_spool(one: Place, rounds: int) -> None:
         found = alternate(rounds, cat=cat, spool=spool, nothing=nothing)
         # The command itself takes as long as any other verb; what counts is the moving.
         report("pipe to spool / cat (bytes a second)", found["cat"] / (found["spool"] - found["nothing"]), ">= 0.8")
-
-
-def big_frame(path: Path, size: int) -> None:
-    """A stream of 1 MB chunks in bulk: real chunks, repeated under one recording."""
-    with tempfile.TemporaryDirectory() as directory:
-        seed = Path(directory) / "seed.rrd"
-        subprocess.run([sys.executable, "-c", (
-            "import sys, numpy as np, rerun as rr\n"
-            "rr.init('rrd_bench', recording_id='bench'); rr.save(sys.argv[1])\n"
-            "r = np.random.default_rng(0)\n"
-            "for i in range(64):\n"
-            "    rr.set_time('frame', sequence=i)\n"
-            "    rr.log('camera', rr.Image(r.integers(0, 255, (480, 640, 3), dtype=np.uint8)))\n"
-        ), seed], check=True)
-        data = seed.read_bytes()
-    from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, Kind, parse_frame_header
-
-    at = HEADER_SIZE
-    while parse_frame_header(data, at)[0] != Kind.END:
-        at += FRAME_HEADER_SIZE + parse_frame_header(data, at)[1]
-    with path.open("wb") as file:
-        file.write(data[:HEADER_SIZE])
-        while file.tell() < size:
-            file.write(data[HEADER_SIZE:at])
 
 
 def small_messages(one: Place) -> None:

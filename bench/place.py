@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, Kind, parse_frame_header
+
 LOAD = Path(__file__).with_name("load.py")
 
 
@@ -101,6 +103,29 @@ def receiver(one: Place, *arguments: object) -> Iterator[Receiver]:
     finally:
         process.terminate()
         process.wait()
+
+
+def data_frames(path: Path) -> list[bytes]:
+    """The frames of a file that the SDK made, without its End."""
+    data, at, found = path.read_bytes(), HEADER_SIZE, []
+    while (head := parse_frame_header(data, at))[0] != Kind.END:
+        end = at + FRAME_HEADER_SIZE + head[1]
+        found.append(data[at:end])
+        at = end
+    return found
+
+
+def repeated(path: Path, kind: str, count: int, size: int) -> None:
+    """Make a long stream without an end: what load.py logs, one row a chunk, again and again."""
+    with tempfile.TemporaryDirectory() as directory:
+        seed = Path(directory) / "seed.rrd"
+        subprocess.run([sys.executable, LOAD, kind, str(count), "save", seed], check=True, capture_output=True,
+                       env={**os.environ, "RERUN_FLUSH_NUM_ROWS": "1"})
+        header, frames = seed.read_bytes()[:HEADER_SIZE], b"".join(data_frames(seed))
+    with path.open("wb") as file:
+        file.write(header)
+        while file.tell() < size:
+            file.write(frames)
 
 
 def alternate(rounds: int, **candidates: Callable[[], float]) -> dict[str, float]:
