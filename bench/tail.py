@@ -53,7 +53,7 @@ def save(one: Place, rounds: int) -> None:
     ours, other, both = (one.disk / f"{name}.rrd" for name in ("ours", "other", "both"))
     for path, kind in ((ours, "img"), (other, "scalar")):
         env = {**one.env, "RERUN_FLUSH_NUM_ROWS": "1", "RECORDING": path.stem}
-        logging = [sys.executable, LOAD, kind, str(IMAGES), "save", path]
+        logging = [sys.executable, str(LOAD), kind, str(IMAGES), "save", str(path)]
         subprocess.run(logging, check=True, env=env, capture_output=True)
     with both.open("wb") as file:
         file.write(ours.read_bytes()[:HEADER_SIZE])
