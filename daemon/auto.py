@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from daemon.control.server import Call, Client, find_handler
+from daemon.control.server import Call, Client, perform
+from daemon.fence import Fence
 from daemon.runs import start_file
 from daemon.selection import recordings_of
 from daemon.settings import Rule
@@ -70,7 +71,8 @@ class Auto:
         while True:
             shape = hub.shape
             for rule in self._daemon.settings.auto:
-                await self._apply(rule)
+                with Fence(f"auto rule {rule.describe()}"):
+                    await self._apply(rule)
             await hub.wait_reshaped(shape)
 
     async def _apply(self, rule: Rule) -> None:
@@ -135,7 +137,7 @@ class Auto:
 
     async def _say(self, verb: str, args: Message) -> None:
         try:
-            await find_handler(verb)(Call(self._daemon, Nobody(), 0, verb, args))
+            await perform(Call(self._daemon, Nobody(), 0, verb, args))
         except VerbError as error:
             log.error("auto: %s: %s; %s", verb, error.message, error.hint)
         else:

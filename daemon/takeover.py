@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from daemon.auto import Nobody
-from daemon.control.server import Call, find_handler
+from daemon.control.server import Call, perform
 from daemon.ingest.grpc import GrpcServer
 from daemon.sinks.viewer import ViewerSink
 from daemon.wire.control import VerbError
@@ -69,7 +69,7 @@ class Takeover:
         client = Nobody()
         client.pid = pid  # the viewer opens where that program's user sits
         try:
-            await find_handler("spawn")(Call(self._daemon, client, 0, "spawn", {"source": ["@live"]}))
+            await perform(Call(self._daemon, client, 0, "spawn", {"source": ["@live"]}))
         except VerbError as error:
             self.error = f"no viewer for port {DEFAULT_PORT}: {error.message}"
             self._quiet_until = trio.current_time() + QUIET_S

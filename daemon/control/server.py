@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from daemon import __version__
+from daemon.fence import HINT, Fence
 from daemon.sinks.runner import describe
 from daemon.wire import control
 from daemon.wire.control import Message, ProtocolError, VerbError
@@ -179,7 +180,7 @@ class Server:
 
     async def _serve(self, sock: trio.socket.SocketType) -> None:
         pid, uid = peer_of(sock)
-        with sock:
+        with sock, Fence(f"client with pid {pid}"):
             if uid not in (None, os.getuid(), 0):
                 log.warning("refused a connection of uid %s", uid)
                 return
@@ -256,13 +257,9 @@ class Server:
 
     async def _handle(self, call: Call) -> None:
         try:
-            answer = control.ok(call.id, await find_handler(call.verb)(call))
+            answer = control.ok(call.id, await perform(call))
         except VerbError as failure:
             answer = control.error(call.id, failure)
-        except OSError as error:
-            # A disk or a process that is not as it should be is the request's misfortune, not the connection's.
-            log.error("%s: %s", call.verb, error)
-            answer = control.error(call.id, VerbError("failed", f"{call.verb}: {describe(error)}"))
         finally:
             for fd in call.fds:
                 os.close(fd)
@@ -271,6 +268,28 @@ class Server:
         finally:
             if call.afterwards is not None:
                 call.afterwards()
+
+
+async def perform(call: Call) -> Message:
+    """Do what a verb says.
+
+    Returns:
+        Its result.
+
+    Raises:
+        VerbError: it was refused, or did not work, for whatever reason.
+    """
+    failure: VerbError | None = None
+    with Fence(f"verb {call.verb}") as fence:
+        try:
+            return await find_handler(call.verb)(call)
+        except VerbError as error:
+            failure = error
+        except OSError as error:
+            # A disk or a process that is not as it should be is the request's misfortune, not the connection's.
+            log.error("%s: %s", call.verb, error)
+            failure = VerbError("failed", f"{call.verb}: {describe(error)}")
+    raise failure or VerbError("failed", f"{call.verb}: {fence.fault}", HINT)
 
 
 def find_handler(verb: str) -> Handler:

@@ -24,6 +24,7 @@ import trio
 
 import daemon
 from daemon.channel import INSTANCE, PIECE, Channel, ChannelBroken, send_batch
+from daemon.fence import Fence
 from daemon.hub import Hub
 from daemon.selection import Selection, recordings_of, resolve
 from daemon.stream import Stream
@@ -149,12 +150,17 @@ class GrpcServer:
     async def _connection(self, stream: trio.SocketStream) -> None:
         self.connections += 1
         try:
-            await _Peer(self, stream).run()
-        except ChannelBroken as broken:
-            log.info("connection ended: %s", broken)
+            with Fence("gRPC connection"):
+                await self._converse(stream)
         finally:
             self.connections -= 1
             self.hub.reshaped()
+
+    async def _converse(self, stream: trio.SocketStream) -> None:
+        try:
+            await _Peer(self, stream).run()
+        except ChannelBroken as broken:
+            log.info("connection ended: %s", broken)
 
     def contact(self, pid: int) -> None:
         """A program wants a viewer."""

@@ -6,8 +6,8 @@
                retrying                   (OSError, SinkRetry: backoff, then deliver() again)
     any of them -> detached               (the user said so)
 
-Rules: each sink is one task; its errors end here, in its state and `last_error`, and concern nobody else; what a sink
-is survives the daemon (sinks/<id>.json), what it has delivered is its own affair.
+Rules: each sink is one task; its errors, bugs too, end here, in its state and `last_error`, and concern nobody else;
+what a sink is survives the daemon (sinks/<id>.json), what it has delivered is its own affair.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 import trio
 
 from daemon.feed import Feed
+from daemon.fence import HINT, Fence
 from daemon.hub import Hub
 from daemon.selection import FILE, Selection
 from daemon.spool.log import write_atomically
@@ -228,8 +229,11 @@ class SinkSet:
 
     async def _run(self, sink: Sink, scope: trio.CancelScope) -> None:
         try:
-            with scope:
+            with Fence(f"sink {sink.id}") as fence, scope:
                 await self._deliver(sink)
+            if fence.fault:
+                sink.last_error = f"{fence.fault}; {HINT}"
+                self._done(sink, "failed")
         finally:
             self._idle.pop(sink.id).set()
 

@@ -29,6 +29,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Even
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from daemon.fence import Fence
 from daemon.wire.http import HttpError, Request, parse_request
 
 log = logging.getLogger("rrd.web")
@@ -479,7 +480,8 @@ async def serve(
         except OSError:  # it hung up before it was looked at
             await trio.aclose_forcefully(stream)
         else:
-            await connection.serve()
+            with Fence("connection of a browser"):
+                await connection.serve()
         finally:
             connections -= 1
 

@@ -45,6 +45,8 @@ class Here:
             raise OSError(28, "No space left on device", "/the/disk")
         if call.args.get("refuse"):
             raise VerbError("refused", "no", "say please")
+        if call.args.get("bug"):
+            raise KeyError("nobody thought of this")
         await trio.lowlevel.checkpoint()
         return {"args": call.args, **({"big": "x" * MAX_MESSAGE} if call.args.get("big") else {})}
 
@@ -146,6 +148,7 @@ async def test_answers_as_they_come(here: Here) -> None:
 @pytest.mark.parametrize(("args", "code", "text"), [
     ({"refuse": True}, "refused", "no"),
     ({"fail": True}, "failed", "No space left on device: /the/disk"),
+    ({"bug": True}, "failed", "ls: a bug in rrd: KeyError('nobody thought of this')"),
 ])
 async def test_what_does_not_work(here: Here, args: dict[str, Any], code: str, text: str) -> None:
     client = await here.client()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from daemon.channel import INSTANCE, Channel
+from daemon.channel import INSTANCE, Channel, ChannelBroken
 from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.spool.scanner import Scanner
@@ -136,6 +136,25 @@ async def test_an_empty_call_leaves_nothing(tmp_path: Path) -> None:
         assert (await caller.result(caller.start(grpc.WRITE_MESSAGES, end=True))).status == Status.OK
         assert at.hub.streams == {}
         assert list((tmp_path / "spool").iterdir()) == []
+
+
+async def test_a_bug_ends_its_connection_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [INFO, arrow(1)]
+    async with service(tmp_path / "spool") as at, connect(at.address) as other:
+        opened = at.hub.open_stream
+        monkeypatch.setattr(at.hub, "open_stream", lambda **_: 1 // 0)
+        async with connect(at.address) as channel:
+            caller = Caller(channel)
+            call = caller.start(grpc.WRITE_MESSAGES, encoded(frames))
+            with pytest.raises(ChannelBroken):
+                await caller.result(call)
+        assert "a bug in rrd: ZeroDivisionError" in caplog.text
+        monkeypatch.setattr(at.hub, "open_stream", opened)
+        caller = Caller(other)
+        assert (await caller.result(caller.start(grpc.WRITE_MESSAGES, encoded(frames), end=True))).status == Status.OK
+        assert in_log(at.stream) == frames
 
 
 async def test_who_is_there(tmp_path: Path) -> None:

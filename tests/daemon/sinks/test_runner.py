@@ -96,6 +96,22 @@ async def test_failed(hub: Hub, sinks: SinkSet, caplog: pytest.LogCaptureFixture
     assert "it is broken" in caplog.text
 
 
+async def test_a_bug_in_one_is_not_the_others_end(
+    hub: Hub, sinks: SinkSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    other, sink = Paper(hub), Paper(hub, ["follow", ZeroDivisionError("a bug")])
+    sinks.add(other)
+    sinks.add(sink)
+    await sink.done.wait()
+    assert sink.state == "failed"
+    assert sink.last_error.startswith("a bug in rrd: ZeroDivisionError('a bug')")
+    assert "Traceback" in caplog.text
+    assert files(sinks) == [other.id]  # not restored: the next daemon would meet it again
+    assert other.state == "following"
+    await sinks.detach(other)
+    assert other.state == "detached"
+
+
 async def test_retried_ever_more_slowly(
     hub: Hub, sinks: SinkSet, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

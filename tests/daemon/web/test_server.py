@@ -159,6 +159,22 @@ async def test_a_handlers_refusal_and_its_client_that_hangs_up(dial):
             await hung_up.wait()
 
 
+async def test_a_bug_ends_its_connection_and_no_other(dial, caplog):
+    async def handler(one: Exchange) -> None:
+        if one.request.path == "/bug":
+            raise ZeroDivisionError
+        await echo(one)
+
+    async with serving(handler) as port:
+        other = await dial(port)
+        await exchange(other, port, "/before")
+        stream = await dial(port)
+        await stream.send_all(b"GET /bug HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert await end_of(stream) == b""
+        assert (await exchange(other, port, "/after")).body == b"/after"
+    assert "a bug in rrd: ZeroDivisionError()" in caplog.text
+
+
 async def test_an_error_within_until_hung_up_comes_out_as_itself(dial):
     seen = []
 
