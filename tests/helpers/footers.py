@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from daemon.wire.footer import FooterBuilder, Manifest, parse_footer
 from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, TAIL_SIZE, Kind, parse_frame_header, parse_tail
@@ -54,7 +55,7 @@ def _values(column: pa.ChunkedArray) -> list[object]:
 
 
 def _by_chunk(table: pa.Table) -> pa.Table:
-    return table.take(pa.compute.sort_indices(table["chunk_id"].cast(pa.binary())))
+    return table.take(pc.sort_indices(table["chunk_id"].cast(pa.binary())))
 
 
 def compare_footers(left: list[Manifest], right: list[Manifest], *, bytes_too: bool = True) -> list[str]:

@@ -26,6 +26,17 @@ PROGRAMS = ("small", "rich", "types", "blueprint", "micro")
 WITHOUT_CHUNK_IDS = "0.23.4"
 """`rerun rrd verify` panics on messages of this SDK where there is a footer: they do not carry the chunk's id."""
 
+PROCESS = """
+import sys
+import rerun as rr
+rr.init("processes", recording_id="one")
+rr.save(sys.argv[1])
+rr.log("world", rr.TextDocument(sys.argv[2]), static=True)
+rr.log(f"own/{sys.argv[2]}", rr.TextDocument("mine"), static=True)
+for row in range(5):
+    rr.log("log", rr.TextLog(f"{sys.argv[2]}: {row}"))
+"""
+
 READER = """
 import json, sys, warnings
 import rerun.chunk
@@ -206,7 +217,6 @@ def test_several_recordings_of_several_sdks_in_one_file(
     chunks: Callable[..., dict[str, dict[str, int]]],
     tmp_path: Path,
 ) -> None:
-    # One recording from several SDKs is another matter: `rerun rrd merge` drops static chunks that later ones override.
     sources = [recording(version, what) for version, what in zip(SDKS, PROGRAMS, strict=True)]
     ours, theirs, concatenated = (tmp_path / f"{name}.rrd" for name in ("ours", "theirs", "concatenated"))
     merge([str(path) for path in sources], str(ours))
@@ -219,6 +229,38 @@ def test_several_recordings_of_several_sdks_in_one_file(
     result = finish_log(str(concatenated))
     assert result.rewritten
     assert concatenated.read_bytes() == ours.read_bytes()
+
+
+@pytest.mark.parametrize("version", SDKS)
+def test_one_recording_of_several_processes(
+    version: str,
+    sdk_python: Callable[[str], Path],
+    environment: dict[str, str],
+    tool: Callable[..., None],
+    chunks: Callable[..., dict[str, dict[str, int]]],
+    tmp_path: Path,
+) -> None:
+    """Static chunks that a later process overrides stay; `rerun rrd merge` drops them. `rerun rrd compare`, which reads
+    as a viewer does, sees no difference, and merging ours gives theirs."""
+    sources = [tmp_path / f"{number}.rrd" for number in range(2)]
+    ours, theirs, theirs_of_ours = (tmp_path / f"{name}.rrd" for name in ("ours", "theirs", "theirs-of-ours"))
+    for number, path in enumerate(sources):
+        command = [str(sdk_python(version)), "-c", PROCESS, str(path), str(number)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    merge([str(path) for path in sources], str(ours))
+    tool("merge", *sources, "-o", theirs)
+    tool("merge", ours, "-o", theirs_of_ours)
+    (own,), (other,) = footer_of(ours.read_bytes()), footer_of(theirs.read_bytes())
+    kept, there = (set(manifest.data["chunk_id"].to_pylist()) for manifest in (own, other))
+    assert there < kept
+    static = dict(zip(own.data["chunk_id"].to_pylist(), own.data["chunk_is_static"].to_pylist(), strict=True))
+    assert all(static[chunk] for chunk in kept - there)
+    assert chunks(ours)[str(ours)] == listed(ours)
+    assert compare_files(theirs, theirs_of_ours, bytes_too=False) == []
+    data = theirs.read_bytes()
+    assert compare_footers([other], parse_footer(rebuilt(data)[1][FRAME_HEADER_SIZE:-TAIL_SIZE])) == []
+    tool("compare", ours, theirs)
+    tool("verify", ours)
 
 
 @pytest.mark.parametrize("version", SDKS)
