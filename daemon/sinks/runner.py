@@ -302,7 +302,8 @@ class SinkSet:
 
 
 def describe(error: BaseException) -> str:
-    """An error for people: what, and last where."""
+    """An error for people: what, and last where; of two names (a link, a renaming) the one that was to be made."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        where = error.filename2 or error.filename
+        return f"{error.strerror}: {where}" if where else error.strerror
     return str(error) or type(error).__name__
