@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -40,12 +41,14 @@ class Program:
         python: The interpreter: it chooses the SDK's version.
         source: The program.
         argv: Its arguments.
+        prefix: What comes before the interpreter in the command.
         env: Variables besides the home's.
     """
 
-    def __init__(self, home: Home, python: Path, source: str, *argv: object, **env: str) -> None:
+    def __init__(self, home: Home, python: Path, source: str, *argv: object, prefix: Sequence[str] = (),
+                 **env: str) -> None:
         self.process = subprocess.Popen(
-            [str(python), "-W", "error::ResourceWarning", "-c", PRELUDE + source, *map(str, argv)],
+            [*prefix, str(python), "-W", "error::ResourceWarning", "-c", PRELUDE + source, *map(str, argv)],
             env=environment(home) | env,
             cwd=home.path,
             stdin=subprocess.PIPE,
