@@ -31,7 +31,6 @@ Progress = Callable[[int, int], None]
 STEP = 16 << 20
 """Bytes between two reports of progress."""
 _TYPES = {"int64": "sequence", "timestamp[ns]": "timestamp", "duration[ns]": "duration"}
-_NO_LIMIT = 1 << 62
 
 
 def describe(
@@ -82,7 +81,7 @@ class _Look:
         self._fd = fd
         self._size = size
         self._check = check
-        self._builder = FooterBuilder(max_cells=_NO_LIMIT)
+        self._builder = FooterBuilder(beyond=True)
         self._walk = Walk(fd, size, everything=check)
         self._infos: dict[StoreId, str] = {}
         self._chunks: set[tuple[int, int]] = set()

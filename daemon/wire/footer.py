@@ -279,14 +279,16 @@ class FooterBuilder:
 
     Args:
         max_cells: See MAX_CELLS.
+        beyond: Go on collecting above it, for the summaries; there will be no footer all the same.
     """
 
-    def __init__(self, *, max_cells: int = MAX_CELLS) -> None:
+    def __init__(self, *, max_cells: int = MAX_CELLS, beyond: bool = False) -> None:
         self.problem = ""
         """Why there will be no footer; empty as long as there can be one."""
         self.newer_sdk = False
         """The stream is of an SDK that came after this program: it may write what is unknown here."""
         self._max_cells = max_cells
+        self._beyond = beyond
         self._cells = 0
         self._is_over = False
         self._stores: dict[StoreId, _Store] = {}
@@ -394,8 +396,10 @@ class FooterBuilder:
         self._last = template
         self._cells += store.columns
         if self._cells > self._max_cells:
-            self._give_up()
-            return True
+            self.problem = self.problem or f"its index would have more than {self._max_cells:,} cells"
+            if not self._beyond:
+                self._give_up()
+                return True
         if not is_known:
             if len(template.plans) >= MAX_PLANS:
                 template.plans.clear()
@@ -430,8 +434,6 @@ class FooterBuilder:
         """Too many cells: from now on chunks are looked at, and nothing is kept of them."""
         self._is_over = True
         self._last = None
-        if not self.problem:
-            self.problem = f"its index would have more than {self._max_cells:,} cells"
         for store in self._stores.values():
             store.templates.clear()
             store.ids.clear()
@@ -502,7 +504,7 @@ class FooterBuilder:
         return b"".join((frame_header(Kind.END, len(payload)), payload, tail.encode()))
 
     def summaries(self) -> Iterator[StoreSummary]:
-        """What was taken, store by store. Empty once there were too many cells."""
+        """What was taken, store by store. Empty once there were too many cells, unless `beyond`."""
         for key, store in self._stores.items():
             counts = np.frombuffer(store.row_counts, np.uint64)
             summary = StoreSummary(

@@ -59,11 +59,16 @@ def run(
             answer = _save_stdin(client, args, progress)
         else:
             answer = _save(client, args | ({"source": words} if words else {}), progress)
+    warnings = list(answer.get("warnings") or ())
+    said = any(warning.startswith("no footer") for warning in warnings)
+    if answer.get("complete") and not said and os.path.exists(path) and not _is_complete(path):
+        warnings.append(f"no footer could be made; why: rrd info {out}")
+        answer["warnings"] = warnings
     if json:
         render.print_lines([render.as_json(answer)])
     else:
         render.print_lines(lines(answer, out))
-        for warning in answer.get("warnings") or ():
+        for warning in warnings:
             render.note(f"warning: {warning}")
 
 

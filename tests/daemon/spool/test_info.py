@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ import pytest
 from daemon.spool.info import describe
 from daemon.spool.recovery import recover
 from daemon.spool.walk import FormatError
+from daemon.wire.footer import FooterBuilder
 from tests.helpers.chunks import SAMPLES, chunk, store_id, store_info, stream
 from tests.helpers.damage import Case, cases
 from tests.helpers.footers import rebuilt
@@ -109,6 +111,17 @@ def test_why_no_footer_can_be_made(tmp_path: Path) -> None:
     path = tmp_path / "in.rrd"
     path.write_bytes(stream([chunk(1, metadata={"sorbet:version": "9.0.0"})]))
     assert "Sorbet version 9.0.0" in describe(str(path))["problem"]
+
+
+def test_too_many_cells_for_a_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.spool.info.FooterBuilder", partial(FooterBuilder, max_cells=50))
+    path = tmp_path / "in.rrd"
+    path.write_bytes(INTACT)
+    found = describe(str(path))
+    assert found["problem"] == "its index would have more than 50 cells"
+    assert found["footer"]["state"] == "complete", "the SDK has no such limit"
+    monkeypatch.undo()
+    assert found["recordings"] == describe(str(path))["recordings"], "it is described all the same"
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"", "empty file"), (b"hello world!!!", "not an .rrd stream")])

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from daemon.wire.control import VerbError
+from daemon.wire.rrd import frame_header
+from tests.rrd_cli.test_tailing import DATA, WHOLE
 
 SINK = {"id": "file-1", "target": "/x/run.rrd", "state": "complete", "delivered_messages": 1204, "source": "app/rec"}
 DONE = {"sink": SINK, "chose": "the newest recording app/rec", "complete": True}
@@ -54,6 +56,17 @@ def test_warnings(fake, rrd):
     code, out, err = rrd("save", "run.rrd")
     assert (code, err) == (0, "warning: standard input stopped in the middle of a message\n")
     assert out.startswith("saved")
+
+
+@pytest.mark.parametrize("warnings", [[], ["no footer: its index would have more than 50 cells"]])
+def test_a_file_without_a_footer(fake, rrd, tmp_path, warnings):
+    fake.on("save", DONE | {"warnings": warnings})
+    (tmp_path / "run.rrd").write_bytes(DATA + frame_header(0, 0))
+    code, _, err = rrd("save", "run.rrd")
+    assert (code, err) == (0, f"warning: {(warnings or ['no footer could be made; why: rrd info run.rrd'])[0]}\n")
+    (tmp_path / "run.rrd").write_bytes(WHOLE)
+    fake.on("save", DONE)
+    assert rrd("save", "run.rrd")[2] == ""
 
 
 def test_trouble_on_the_way_is_said_once(fake, rrd):
