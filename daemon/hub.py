@@ -23,6 +23,7 @@ import trio
 
 from daemon.completing import NOT_COMPLETED, finish_file
 from daemon.feed import Feed
+from daemon.pace import Pace
 from daemon.selection import FILE, Selection
 from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, Readers, list_streams, new_stream_id
 from daemon.spool.scanner import Scanner
@@ -44,6 +45,7 @@ class Hub:
         directory: The spool.
         streams: By id, oldest first.
         version: Grows with every change; `wait_change` waits for the next.
+        arrived: Bytes that have come in.
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         readers: Ended logs that are open.
         to_complete: Streams that have ended, for `complete_streams`.
@@ -51,11 +53,13 @@ class Hub:
         on_open: Called with a stream when it begins, while its program still waits for us.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
         make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
+        pace: What viewers may take while programs log.
     """
 
     directory: Path
     streams: dict[str, Stream] = field(default_factory=dict)
     version: int = 0
+    arrived: int = 0
     shape: int = 0
     readers: Readers = field(default_factory=Readers)
     to_complete: deque[Stream] = field(default_factory=deque)
@@ -63,8 +67,12 @@ class Hub:
     on_open: Callable[[Stream], None] | None = None
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
+    pace: Pace = field(init=False)
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _shape_lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+
+    def __post_init__(self) -> None:
+        self.pace = Pace(self)
 
     # -- changes -------------------------------------------------------------------------------------------------
 
@@ -200,6 +208,7 @@ class Hub:
         scanner, file = stream.scanner, stream.log
         if scanner is None or file is None:
             return
+        self.arrived += file.size - stream.size
         stream.size = file.size
         known = len(stream.stores)
         try:

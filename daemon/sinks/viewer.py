@@ -270,6 +270,8 @@ class ViewerSink(Sink):
         call.begin()
         sent, until = 0, trio.current_time() + CHECKPOINT_S
         while sent < CHECKPOINT_BYTES and trio.current_time() < until:
+            if not self.feed.caught_up:
+                await self.hub.pace.turn(self)
             batch = await self.feed.take(PIECE)
             if batch is None:
                 if self.feed.finished:
@@ -281,6 +283,7 @@ class ViewerSink(Sink):
                 self._judge(batch.stream)
             if self._behind_since is None:
                 self._behind_since = time.monotonic()
+            self.hub.pace.spent(batch.size)
             self.feed.skipped_messages += await send_batch(call.channel, call.number, batch)
             call.check()
             sent += batch.size
