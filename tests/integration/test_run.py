@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import DEADLINE_S, Home, wait_for
 from tests.helpers.programs import Program, rows
+from tests.helpers.terminal import BASH, Shell
 from tests.helpers.viewers import Server
 
 PROGRAM = """
@@ -250,6 +251,60 @@ def test_signals_are_as_they_were_in_the_program(runner):
     code, out, _ = runner.run("--", sys.executable, "-c",
                               "import signal; print(signal.pthread_sigmask(signal.SIG_BLOCK, []))")
     assert (code, out) == (0, "set()\n")
+
+
+ON_A_TERMINAL = """
+import os, signal, sys, time
+import rrd, rerun as rr
+rr.init("rrd_example_run", recording_id="terminal")
+rrd.attach()
+got = []
+signal.signal(signal.SIGINT, lambda *_: got.append("interrupt"))
+print("terminals", [os.isatty(fd) for fd in range(3)], os.tcgetpgrp(0) == os.getpgrp(), flush=True)
+rr.log("row", rr.TextLog("one"))
+said = sys.stdin.readline().strip()
+print("said", said[::-1], flush=True)
+while not got: time.sleep(0.01)
+time.sleep(0.3)  # a second one would come now
+sys.exit(f"{len(got)} interrupt")
+"""
+
+
+def test_the_terminal_is_the_programs(daemon, verify):
+    (daemon.path / "prog.py").write_text(ON_A_TERMINAL)
+    rrd = f"{sys.executable} -m rrd_cli run --no-port --save out.rrd -- {sys.executable} prog.py"
+    with Shell(BASH, f"cd {daemon.path}", daemon.env) as shell:
+        shell.type(f"{rrd}; echo code $?\n")
+        shell.wait(r"terminals \[True, True, True\] True")
+        shell.type("\x1a")
+        shell.wait(r"Stopped")
+        shell.type("jobs -s | wc -l\n")
+        shell.wait(r"^1\r")
+        shell.type("fg\n")
+        shell.wait("prog.py")
+        shell.type("hello\n")
+        shell.wait("said olleh")
+        shell.type("\x03")
+        shell.wait(r"(?<!\d)1 interrupt\r\n")
+        shell.wait(r"rrd_example_run/terminal: .* -> .*/out.rrd\r\n")
+        shell.type("echo again $?\n")
+        shell.wait(r"^again \d")
+    verify(daemon.path / "out.rrd")
+
+
+def test_ctrl_c_ends_the_waiting_for_outputs_and_not_the_exit_code(daemon):
+    # The program's child goes on logging: its recording never ends, and the run would be waited for.
+    (daemon.path / "prog.py").write_text(PROGRAM)
+    (daemon.path / "leaves.sh").write_text(
+        "trap '' INT\n"
+        f"{sys.executable} prog.py shim stays 100000 0.01 0 > said & while ! grep -q 20 said; do :; done; exit 5")
+    rrd = f"{sys.executable} -m rrd_cli run --no-port --save out.rrd -- sh leaves.sh"
+    with Shell(BASH, f"cd {daemon.path}", daemon.env) as shell:
+        shell.type(f"{rrd} || echo code $?\n")
+        shell.wait(r"rrd: not waited for: the outputs go on", pressing="\x03")
+        shell.wait(r"^code 5")
+    [stream] = daemon.status()["streams"]
+    os.kill(stream["pid"], signal.SIGKILL)
 
 
 def test_a_killed_program_leaves_a_complete_file(runner, verify):

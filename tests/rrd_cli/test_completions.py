@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from rrd_cli import completions
+from tests.helpers.terminal import BASH, ZSH, Shell
 
 SCRIPTS = Path(__file__).parents[2] / "completions"
 RECORDING = {"recording_id": "5f0c2a1b-77", "application_id": "my_app", "state": "ended", "started_at": None}
@@ -101,31 +99,6 @@ def test_bash(answers, command, line, expected):
     assert bash_completes(line) == expected
 
 
-def interactive(command: list[str], setup: str, typed: str, until: str) -> str:
-    """What a shell shows on a terminal after some keys."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.environ.update(PS1="$ ", TERM="dumb", HISTFILE="/dev/null")
-        os.execvp(command[0], command)
-    shown, deadline = "", time.monotonic() + 20
-    try:
-        os.write(terminal, f"{setup}; echo set''up\n".encode())
-        sent = False
-        while time.monotonic() < deadline:
-            if select.select([terminal], [], [], 0.1)[0]:
-                shown += os.read(terminal, 4096).decode(errors="replace")
-            if not sent and re.search(r"^setup", shown, re.MULTILINE):
-                shown, sent = "", True
-                os.write(terminal, typed.encode())
-            if sent and until in shown:
-                break
-        return shown
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        os.close(terminal)
-
-
 @pytest.mark.parametrize(
     ("typed", "until"),
     [
@@ -137,7 +110,9 @@ def interactive(command: list[str], setup: str, typed: str, until: str) -> str:
 )
 def test_bash_on_a_terminal(answers, command, typed, until):
     setup = f"bind 'set bell-style none'; source '{SCRIPTS}/rrd.bash'"
-    assert until in interactive(["bash", "--norc", "--noprofile", "-i"], setup, typed, until)
+    with Shell(BASH, setup) as shell:
+        shell.type(typed)
+        shell.wait(re.escape(until))
 
 
 @pytest.mark.skipif(not shutil.which("fish"), reason="needs fish")
@@ -176,4 +151,6 @@ def test_fish(answers, command, line, expected):
 )
 def test_zsh(answers, command, typed, until):
     setup = f"autoload -U compinit; compinit -u -D; unsetopt beep; source '{SCRIPTS}/_rrd'"
-    assert until in interactive(["zsh", "-f", "-i"], setup, typed, until)
+    with Shell(ZSH, setup) as shell:
+        shell.type(typed)
+        shell.wait(re.escape(until))
