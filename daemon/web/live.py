@@ -4,6 +4,7 @@
     DATA    body = stream header (12 bytes) + whole frames  what the viewer's send_rrd takes; a binary message on /ws
     STATE   body = JSON                                     a text message on /ws
             {resume, lag_messages, lag_bytes, live, streams, caught_up?, ended?, bulk?}
+    a page says on /ws    first what it wants (as to /stream), then `hold` and `go`
 
 Rules: a client is a Feed and nothing else: it is read when the socket has taken what went before, so that a slow client
 is a position in a log and no memory; `resume` is opaque to the page, which hands it back to go on where it was: it then
@@ -211,14 +212,37 @@ async def send_history(exchange: Exchange, feed: Feed) -> None:
     await exchange.end()
 
 
-async def follow(hub: Hub, feed: Feed, socket: WebSocket) -> None:
+class Gate:
+    """Open, unless the page has asked to hold."""
+
+    def __init__(self) -> None:
+        self._open = trio.Event()
+        self._open.set()
+
+    def hear(self, word: str) -> None:
+        """What a page says after its first message: `hold` or `go`; anything else is ignored."""
+        if word == "go":
+            self._open.set()
+        elif word == "hold" and self._open.is_set():
+            self._open = trio.Event()
+
+    async def passed(self) -> None:
+        """Return when it is open."""
+        await self._open.wait()
+
+
+async def follow(hub: Hub, feed: Feed, gate: Gate, socket: WebSocket) -> None:
     """Send what comes, until cancelled or the page is so far behind that it should fetch.
+
+    Args:
+        gate: Nothing more is sent while it is closed.
 
     Raises:
         Gone, OSError: the client hung up, the log cannot be read.
     """
     told, dirty, ended = 0.0, True, False
     while True:
+        await gate.passed()
         seen, now = hub.version, trio.current_time()
         batch = await feed.take(BATCH)
         if batch is None:
@@ -282,11 +306,12 @@ async def serve_socket(hub: Hub, exchange: Exchange, feeds: set[Feed]) -> None:
 
 
 async def _converse(hub: Hub, feed: Feed, socket: WebSocket) -> None:
+    gate = Gate()
     async with trio.open_nursery() as nursery:
         # What ends one of them ends all; nothing leaves the nursery as an error.
-        nursery.start_soon(_until_gone, _drain, socket, nursery.cancel_scope)
+        nursery.start_soon(_until_gone, partial(_listen, gate), socket, nursery.cancel_scope)
         nursery.start_soon(_until_gone, WebSocket.keep_alive, socket, nursery.cancel_scope)
-        nursery.start_soon(_until_gone, partial(follow, hub, feed), socket, nursery.cancel_scope)
+        nursery.start_soon(_until_gone, partial(follow, hub, feed, gate), socket, nursery.cancel_scope)
 
 
 async def _until_gone(
@@ -301,7 +326,7 @@ async def _until_gone(
     scope.cancel()
 
 
-async def _drain(socket: WebSocket) -> None:
-    """A page says nothing after its first message; this answers pings and sees it go."""
-    while await socket.receive() is not None:
-        pass
+async def _listen(gate: Gate, socket: WebSocket) -> None:
+    """Hear whether the page can take more; this answers pings, too, and sees it go."""
+    while (word := await socket.receive()) is not None:
+        gate.hear(word)

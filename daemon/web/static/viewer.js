@@ -5,7 +5,6 @@
 //
 // For embedding and tests: window.rrdViewer is the viewer, window.rrd what the page knows; events `rrd` on document.
 import { bytes, count, dropToken } from "./common.js";
-import { blocks } from "./blocks.js";
 import { startViewer } from "./glue.js";
 
 dropToken();
@@ -23,9 +22,9 @@ const rrd = (window.rrd = {
 
 const HIDDEN_LIMIT = 64 << 20; // a hidden tab draws nothing, so what it is sent piles up in the viewer: then it pauses
 const $ = (id) => document.getElementById(id);
-let hiddenBytes = 0;
 let channel = null;
-let caughtUpOnce = false;
+let hiddenBytes = 0;
+let untaken = 0; // bytes that a hidden tab leaves where they are
 
 // -- what is shown -------------------------------------------------------------------------------------------------
 
@@ -101,114 +100,75 @@ function data(block) {
   if (!rrd.times.first) rrd.times.first = performance.now();
   checkVersion(block);
   rrd.received += block.length;
-  if (document.hidden) hiddenBytes += block.length;
+  const { length } = block;
   channel.send_rrd(block);
+  if (document.hidden) hiddenBytes += length;
+  if (hiddenBytes < HIDDEN_LIMIT) return worker.postMessage({ taken: length });
+  untaken += length;
+  if (rrd.state !== "paused") show("paused");
 }
 
-function state(message) {
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  hiddenBytes = 0;
+  if (rrd.state === "paused") show("history");
+  if (untaken) worker.postMessage({ taken: untaken });
+  untaken = 0;
+});
+
+function state(message, live) {
   if (message.resume) rrd.resume = message.resume;
   if ("lag_bytes" in message) rrd.lag = { messages: message.lag_messages, bytes: message.lag_bytes };
   if (message.caught_up && !rrd.times.caughtUp) rrd.times.caughtUp = performance.now();
   rrd.live = message.live;
+  if (live && !message.bulk && rrd.state !== "paused") {
+    show(message.ended ? "ended" : rrd.received || message.live ? "live" : "waiting");
+  }
   showLag();
 }
 
-const asked = () => JSON.stringify({ source: config.source, resume: rrd.resume });
+const worker = new Worker("/static/feed.js", { type: "module" });
+let finish = () => {};
+let inbox = []; // until the viewer is ready
 
-class Refused extends Error {} // asking again without being told otherwise would not help
-
-const askHistory = () =>
-  fetch("/stream", { method: "POST", body: asked(), headers: { "Content-Type": "application/json" } });
-
-let early = null; // the first answer is on its way while the viewer starts
-
-async function history() {
-  const answer = await (early ?? askHistory());
-  early = null;
-  if (!answer.ok) {
-    const problem = await answer.json().catch(() => ({ error: `the server says ${answer.status}` }));
-    if (answer.status === 404) {
-      show("waiting", problem.error);
-      throw new Error("not there yet");
-    }
-    if (answer.status === 400 && rrd.resume) {
-      rrd.resume = null; // from the beginning: what the viewer knows it knows by its ids
-      throw new Error("again");
-    }
-    throw new Refused(answer.status === 403 ? "the address needs a new token: run `rrd serve`" : problem.error);
-  }
-  if (rrd.state !== "live") show("history");
-  rrd.connections += 1;
-  let whole = false;
-  const take = async (block) => {
-    data(block);
-    if (document.hidden && hiddenBytes > HIDDEN_LIMIT) {
-      show("paused"); // what is not read stays with the server
-      await visible();
-      hiddenBytes = 0;
-      show("history");
-    }
-  };
-  await blocks(answer.body, take, (message) => {
-    state(message);
-    whole = message.caught_up || whole;
-  });
-  if (!whole) throw new Error("cut");
+function heard(message) {
+  if (message.block) data(message.block);
+  else if (message.state) state(message.state, message.live);
+  else if (message.begun) {
+    rrd.connections += 1;
+    if (rrd.state !== "live") show("history");
+  } else finish(message);
 }
+worker.onmessage = ({ data: message }) => (inbox ? inbox.push(message) : heard(message));
+worker.onerror = () => show("failed", "the page's own script cannot be loaded");
 
-function live() {
-  return new Promise((resolve, reject) => {
-    const socket = new WebSocket(location.origin.replace(/^http/, "ws") + "/ws");
-    rrd.socket = socket;
-    socket.binaryType = "arraybuffer";
-    let silent = 0;
-    const watch = setInterval(() => {
-      if (document.hidden && hiddenBytes > HIDDEN_LIMIT) {
-        show("paused");
-        socket.close(1000);
-      }
-    }, 500);
-    socket.onopen = () => socket.send(asked());
-    socket.onmessage = ({ data: message }) => {
-      if (typeof message !== "string") return data(new Uint8Array(message));
-      const told = JSON.parse(message);
-      if (told.error) return (silent = told.error), socket.close(1000);
-      state(told);
-      if (told.bulk) return (silent = "bulk");
-      show(told.ended ? "ended" : rrd.received || told.live ? "live" : "waiting");
-    };
-    socket.onerror = () => {};
-    socket.onclose = () => {
-      clearInterval(watch);
-      if (silent === "bulk" || rrd.state === "paused") resolve();
-      else reject(new Error("lost"));
-    };
-  });
-}
-
-const visible = () =>
+/** Ask for history or live data from where the page is; how that ended. */
+const ask = (what) =>
   new Promise((resolve) => {
-    const check = () => document.hidden || (document.removeEventListener("visibilitychange", check), resolve());
-    document.addEventListener("visibilitychange", check);
-    check();
+    finish = resolve;
+    worker.postMessage({ [what]: JSON.stringify({ source: config.source, resume: rrd.resume }) });
   });
 
-async function feed() {
+async function feed(first) {
   let pause = 100;
-  for (;;) {
-    try {
-      await history();
+  for (let end = await first; ; end = await ask("history")) {
+    if (end.over === "done") {
       pause = 100;
-      hiddenBytes = 0;
-      await live();
-      if (rrd.state === "paused") await visible();
-      hiddenBytes = 0;
-    } catch (error) {
-      if (error instanceof Refused) return show("failed", error.message);
-      if (!["waiting"].includes(rrd.state)) show("away");
-      await new Promise((resolve) => setTimeout(resolve, pause));
-      pause = Math.min(pause * 2, 3000);
+      end = await ask("live");
     }
+    if (end.over === "bulk") continue;
+    if (end.over === "refused" && end.status === 400 && rrd.resume) {
+      rrd.resume = null; // from the beginning: what the viewer knows it knows by its ids
+      show("away");
+    } else if (end.over === "refused" && end.status === 404) {
+      show("waiting", end.problem.error);
+    } else if (end.over === "refused") {
+      return show("failed", end.status === 403 ? "the address needs a new token: run `rrd serve`" : end.problem.error);
+    } else if (rrd.state !== "waiting") {
+      show("away");
+    }
+    await new Promise((resolve) => setTimeout(resolve, pause));
+    pause = Math.min(pause * 2, 3000);
   }
 }
 
@@ -217,8 +177,7 @@ async function feed() {
 async function main() {
   $("title").textContent = config.title;
   if (!config.viewer) return fail(config.problem.message, config.problem.hint);
-  early = askHistory();
-  early.catch(() => {}); // looked at when it is used
+  const first = ask("history"); // on its way while the viewer starts
   try {
     const viewer = (window.rrdViewer = await startViewer(config.viewer, $("viewer")));
     rrd.times.ready = performance.now();
@@ -228,7 +187,9 @@ async function main() {
     rrd.error = String(error);
     return show("failed", "the viewer does not start in this browser");
   }
-  await feed();
+  for (const message of inbox) heard(message);
+  inbox = null;
+  await feed(first);
 }
 
 main();

@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 import trio
 import wsproto
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, TextMessage
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.events import Request as Upgrade
 
 from daemon.web import live
@@ -24,6 +24,7 @@ class Page:
         self.data: list[bytes] = []
         self.states: list[dict] = []
         self.closed: int | None = None
+        self.pongs = 0
         self._parts: list[bytes] = []
 
     async def open(self, port: int, **asked: object) -> None:
@@ -60,6 +61,15 @@ class Page:
                 self._parts = []
         elif isinstance(event, CloseConnection):
             self.closed = event.code
+        elif isinstance(event, Pong):
+            self.pongs += 1
+
+    async def say(self, word: str) -> None:
+        """Say a word, and see that it was heard."""
+        await self._send(TextMessage(data=word))
+        await self._send(Ping())
+        pongs = self.pongs
+        await self.until(lambda: self.pongs > pongs)
 
     @property
     def frames(self) -> bytes:
@@ -178,6 +188,22 @@ async def test_a_page_that_does_not_read_costs_nobody_anything(tmp_path, page_of
         lags = sorted(feed.lag()[1] for feed in site.site.feeds)
         assert lags[0] < 2 * MB
         assert lags[-1] > 60 * MB
+
+
+async def test_a_page_that_asks_to_hold_is_sent_nothing_until_it_says_go(tmp_path, page_of):
+    async with served(tmp_path) as site:
+        stream = log_to(site.hub, "one", [b"a"])
+        page, other = await page_of(site, source=["one"]), await page_of(site, source=["one"])
+        await page.until(lambda: page.data)
+        await page.say("hold")
+        await page.say("hold")
+        site.hub.append(stream, [message("one", b"x" * MB)])
+        await other.until(lambda: other.frames == frames_of(stream))
+        await page.say("or whatever else")
+        assert len(page.data) == 1
+        assert max(feed.lag()[1] for feed in site.site.feeds) > MB
+        await page.say("go")
+        await page.until(lambda: page.frames == frames_of(stream))
 
 
 async def test_a_page_that_is_far_behind_is_told_to_fetch(tmp_path, page_of, monkeypatch):
