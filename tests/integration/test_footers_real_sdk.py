@@ -37,6 +37,29 @@ for row in range(5):
     rr.log("log", rr.TextLog(f"{sys.argv[2]}: {row}"))
 """
 
+WITH_FOOTERS = ("0.31.4", "0.34.1", "0.36.3", "0.41.0")
+"""The SDKs whose own footers ours are compared with."""
+
+STORES = """
+import hashlib, sys
+import pyarrow as pa
+import rerun.chunk
+reader = rerun.chunk.RrdReader(sys.argv[1])
+for entry in [*reader.recordings(), *reader.blueprints()]:
+    store = reader.store(store=entry)
+    print(entry.kind, entry.application_id, entry.recording_id)
+    print(store.summary())
+    print(store.schema())
+    for chunk in store.stream():
+        print("chunk", chunk.id, chunk.entity_path, chunk.is_static, chunk.num_rows, chunk.timeline_names)
+        batch = chunk.to_record_batch()
+        print(batch.schema.to_string(show_field_metadata=False, show_schema_metadata=False))
+        for name, column in zip(batch.schema.names, batch.columns):
+            bare = pa.RecordBatch.from_arrays([column], names=[name])
+            print(name, sorted((batch.schema.field(name).metadata or {}).items()))
+            print(hashlib.sha256(bare.serialize()).hexdigest())
+"""
+
 READER = """
 import json, sys, warnings
 import rerun.chunk
@@ -124,7 +147,7 @@ def listed(path: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
-@pytest.mark.parametrize("version", ["0.31.4", "0.36.3", "0.41.0"])
+@pytest.mark.parametrize("version", WITH_FOOTERS)
 def test_equal_to_the_sdks_own_footer(version: str, what: str, recording: Callable[[str, str], Path]) -> None:
     data = recording(version, what).read_bytes()
     own = footer_of(data)
@@ -132,6 +155,28 @@ def test_equal_to_the_sdks_own_footer(version: str, what: str, recording: Callab
     trusted = footer_is_trustworthy(tuple(map(int, version.split("."))), {m.store.kind for m in own})
     assert (differences == []) == trusted
     assert trusted or (version, what) == ("0.31.4", "blueprint")
+
+
+@pytest.mark.parametrize("version", ["0.34.1", "0.41.0"])
+@pytest.mark.parametrize("what", PROGRAMS)
+def test_the_same_to_a_reader(
+    version: str, what: str, recording: Callable[[str, str], Path], environment: dict[str, str],
+    tool: Callable[..., None], tmp_path: Path,
+) -> None:
+    """One stream with the SDK's footer, and with that cut off and ours made: field by field, and through store()."""
+    source, log = recording(version, what), tmp_path / "log.rrd"
+    log.write_bytes(without_end(source))
+    assert finish_log(str(log)).footer
+    assert compare_files(source, log) == []
+    tool("verify", source, log)
+    read = []
+    for path in (source, log):
+        done = subprocess.run([sys.executable, "-c", STORES, path], env=environment, capture_output=True, text=True,
+                              check=False)
+        assert done.returncode == 0, done.stderr
+        read.append(done.stdout)
+    assert read[0].count("\nchunk ") == sum(listed(source).values())
+    assert read[0] == read[1]
 
 
 @pytest.mark.parametrize("what", PROGRAMS)
