@@ -301,6 +301,8 @@ def test_ctrl_c_ends_the_waiting_for_outputs_and_not_the_exit_code(daemon):
     rrd = f"{sys.executable} -m rrd_cli run --no-port --save out.rrd -- sh leaves.sh"
     with Shell(BASH, f"cd {daemon.path}", daemon.env) as shell:
         shell.type(f"{rrd} || echo code $?\n")
+        said = daemon.path / "said"
+        wait_for(lambda: said.exists() and "row 20" in said.read_text(), "the program's child")
         shell.wait(r"rrd: not waited for: the outputs go on", pressing="\x03")
         shell.wait(r"^code 5")
     [stream] = daemon.status()["streams"]
