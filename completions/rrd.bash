@@ -35,11 +35,11 @@ _rrd() {
             case $at in 0) kinds="files" ;; *) kinds="sources files" ;; esac
             ;;
         "spawn")
-            options="--new -p --port --executable --memory-limit --server-memory-limit --hide-welcome-screen --headless --from --max-lag --json -h --help"
+            options="--new -p --port --executable --memory-limit --server-memory-limit --hide-welcome-screen --headless --from --max-lag --newest-first --json -h --help"
             case $at in *) kinds="sources files" ;; esac
             ;;
         "connect")
-            options="--from --max-lag --force --json -h --help"
+            options="--from --max-lag --newest-first --force --json -h --help"
             case $at in 0) kinds="" ;; *) kinds="sources files" ;; esac
             ;;
         "serve")

@@ -141,7 +141,7 @@ class Daemon:
     async def _start_services(self) -> None:
         """Start what else listens or watches."""
         if self.settings.grpc_port >= 0:
-            self.grpc = GrpcServer(self.hub, self.settings.grpc_port)
+            self.grpc = GrpcServer(self.hub, self.settings.grpc_port, newest_first=self.settings.newest_first)
             await self.nursery.start(self.grpc.serve)
         if self.settings.takeover:
             self.takeover = Takeover(self)

@@ -148,10 +148,29 @@ class Cursor:
         self.messages, self.bytes, self.generation = 0, 0, self.stream.generation
 
 
+@dataclass(slots=True)
+class _History:
+    """What of a log is still to be delivered backwards.
+
+    Attributes:
+        blocks: Where each begins, oldest first; the last one ends at `end`.
+        pinned: Frames in it that were delivered already, by their places.
+        messages, bytes: What is left.
+    """
+
+    generation: int
+    blocks: list[int]
+    end: int
+    pinned: frozenset[int]
+    messages: int
+    bytes: int
+
+
 class Feed:
     """The frames of a selection, from all its logs, each in order; one cursor a log.
 
-    Not guaranteed: any order between logs. One task may wait in `next` at a time.
+    Not guaranteed: any order between logs; after `newest_first`, any but that of frames within a block. One task may
+    wait in `next` at a time.
     """
 
     def __init__(self, hub: Hub, selection: Selection) -> None:
@@ -161,6 +180,7 @@ class Feed:
         self.skipped_messages = 0
         self._cursors: dict[str, Cursor] = {}
         self._from_now: dict[str, tuple[int, list[Frame]]] = {}
+        self._history: dict[str, _History] = {}
         self._turn = 0
         self._streams: list[Stream] = []
         self._shape = -1
@@ -214,6 +234,10 @@ class Feed:
                         return batch
                     passing = True
                     break
+            if not passing and self._history:
+                passing = True
+                if (batch := self._back()) is not None:
+                    return batch
         return None
 
     def _from(self, stream: Stream, max_bytes: int) -> Batch | None:
@@ -256,6 +280,30 @@ class Feed:
         position = self._cursor(stream).position
         return Batch(stream, frames[:count], position, position, stream.source())
 
+    def _back(self) -> Batch | None:
+        """The newest block of history that is left, of the log that has the most of them; None if it held nothing."""
+        name = max(self._history, key=lambda one: len(self._history[one].blocks))
+        history, stream = self._history[name], self.hub.streams.get(name)
+        if stream is None or stream.generation != history.generation:
+            del self._history[name]
+            if stream is not None:
+                self._cursors[name] = Cursor(stream)  # written anew: as in `_pinned`
+            return None
+        start, end = history.blocks.pop(), history.end
+        wanted = self.selection.stores(stream)
+        cursor = Cursor(stream, CursorState(start, generation=history.generation))
+        frames = [
+            frame for frame in cursor.frames(end)
+            if (wanted is None or frame.store in wanted) and frame.start not in history.pinned
+        ]
+        history.end = start
+        history.messages -= len(frames)
+        history.bytes -= sum(frame.end - frame.start for frame in frames)
+        self.delivered_messages += len(frames)
+        if not history.blocks:
+            del self._history[name]
+        return Batch(stream, frames, start, end, stream.source()) if frames else None
+
     def _cursor(self, stream: Stream) -> Cursor:
         cursor = self._cursors.get(stream.id)
         if cursor is None:
@@ -287,7 +335,7 @@ class Feed:
         if self.selection.open_ended:
             return False
         streams = self.streams()
-        return all(stream.complete and self._delivered(stream) for stream in streams)
+        return not self._history and all(stream.complete and self._delivered(stream) for stream in streams)
 
     def _delivered(self, stream: Stream) -> bool:
         cursor = self._cursors.get(stream.id)
@@ -296,7 +344,7 @@ class Feed:
     @property
     def caught_up(self) -> bool:
         """Everything that is in the logs now has been delivered."""
-        return not self._from_now and all(self._delivered(stream) for stream in self.streams())
+        return not self._from_now and not self._history and all(self._delivered(stream) for stream in self.streams())
 
     def lag(self) -> tuple[int, int]:
         """(messages, bytes) that are selected, in the logs, and not yet taken from this feed."""
@@ -313,11 +361,12 @@ class Feed:
                 done_bytes = cursor.bytes if cursor else 0
             messages += max(0, total - (cursor.messages if cursor else 0))
             size += max(0, total_bytes - done_bytes)
-        return messages, size
+        return (messages + sum(history.messages for history in self._history.values()),
+                size + sum(history.bytes for history in self._history.values()))
 
     def cursors(self) -> dict[str, CursorState]:
-        """Where every cursor stands, for `seek`."""
-        return {name: cursor.state for name, cursor in self._cursors.items()}
+        """Where every cursor stands, for `seek`; none while history is delivered backwards: they do not tell of it."""
+        return {} if self._history else {name: cursor.state for name, cursor in self._cursors.items()}
 
     def seek(self, cursors: dict[str, CursorState]) -> None:
         """Go on where `cursors` stood; streams that are not in it start at their beginning.
@@ -326,6 +375,7 @@ class Feed:
             OSError: a log is gone.
         """
         self._from_now.clear()
+        self._history.clear()
         self._cursors = {
             name: Cursor(self.hub.streams[name], state)
             for name, state in cursors.items()
@@ -336,6 +386,7 @@ class Feed:
     def rewind(self) -> None:
         """Start again at the beginning of everything."""
         self._from_now.clear()
+        self._history.clear()
         self._cursors.clear()
         self.delivered_messages = 0
 
@@ -350,13 +401,33 @@ class Feed:
         """
         skipped = 0
         for stream in list(self.streams()):
-            state, found = await self._skim(stream)
-            self._cursors[stream.id] = Cursor(stream, CursorState(
-                found.position, state.messages + found.messages, state.bytes + found.bytes, state.generation))
-            self.delivered_messages += len(found.pinned)
+            _, found = await self._pass(stream)
             skipped += found.messages - len(found.pinned)
         self.skipped_messages += skipped
         return skipped
+
+    async def newest_first(self) -> None:
+        """Deliver from now on what is pinned, then what comes, and, while nothing comes, what was there: from its
+        newest block to its oldest. In a block frames keep their order.
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        for stream in list(self.streams()):
+            state, found = await self._pass(stream)
+            pinned = frozenset(frame.start for frame in found.pinned)
+            left = found.bytes - sum(frame.end - frame.start for frame in found.pinned)
+            if found.messages > len(pinned):
+                self._history[stream.id] = _History(
+                    state.generation, found.blocks, found.position, pinned, found.messages - len(pinned), left)
+
+    async def _pass(self, stream: Stream) -> tuple[CursorState, Skimmed]:
+        """Move a cursor to the end of its log; what is pinned comes next."""
+        state, found = await self._skim(stream)
+        self._cursors[stream.id] = Cursor(stream, CursorState(
+            found.position, state.messages + found.messages, state.bytes + found.bytes, state.generation))
+        self.delivered_messages += len(found.pinned)
+        return state, found
 
     async def pinned_first(self) -> None:
         """Deliver store infos, blueprints and static chunks of long logs before all else (and in their turn again).

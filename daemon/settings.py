@@ -79,6 +79,7 @@ class Settings:
         spool_max_bytes: The spool's ended recordings may take so much, bytes.
         spool_min_free_bytes: So much of the spool's disk is left free, bytes.
         grpc_port: Loopback port for programs that know nothing of rrd; 0 is any free one, -1 none.
+        newest_first: Viewers that pull get what comes first, then what was there, newest first.
         takeover: Answer Rerun's own port 9876 too.
         log_level: debug, info, warning or error.
         auto: What happens by itself.
@@ -90,6 +91,9 @@ class Settings:
         DEFAULT_MIN_FREE_BYTES, "size", "so much of the spool's disk is left free, a twentieth of it at most")
     grpc_port: int = _key(
         GRPC_PORT, "port", "loopback port for programs that know nothing of rrd; 0: any free one, -1: none",
+        restart=True)
+    newest_first: bool = _key(
+        False, "bool", "viewers that pull (rerun --connect) get what comes first, then what was there, newest first",
         restart=True)
     takeover: bool = _key(False, "bool", "answer Rerun's own port 9876 too", restart=True)
     log_level: str = _key("info", "level", "what the daemon logs: debug, info, warning or error")

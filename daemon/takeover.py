@@ -42,7 +42,8 @@ class Takeover:
 
     def __init__(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        self.server = GrpcServer(daemon.hub, DEFAULT_PORT, on_contact=self._wanted)
+        self.server = GrpcServer(
+            daemon.hub, DEFAULT_PORT, newest_first=daemon.settings.newest_first, on_contact=self._wanted)
         self.error = ""
         self._opening = False
         self._quiet_until = 0.0

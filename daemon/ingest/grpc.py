@@ -84,6 +84,7 @@ class GrpcServer:
         hub: Where streams go, and where readers are fed from.
         port: 0 is any free one.
         host: An address of this machine.
+        newest_first: Readers get what comes before what was there, and that backwards, as `rerun --newest-first` does.
         on_contact: Told of programs that want a viewer, with their pid (0: unknown): each stream that begins, and each
             connection that closes without a word, as `rerun` makes one to see whether a viewer runs.
 
@@ -99,11 +100,13 @@ class GrpcServer:
         port: int,
         *,
         host: str = LOOPBACK,
+        newest_first: bool = False,
         on_contact: Callable[[int], None] | None = None,
     ) -> None:
         self.hub = hub
         self.host = host
         self.port = port
+        self.newest_first = newest_first
         self.listening = False
         self.connections = 0
         self.error = ""
@@ -377,8 +380,10 @@ class _Peer:
             self._channel.poke()
             feed = self._hub.feed(self._selection())
             try:
-                await feed.pinned_first()
+                await (feed.newest_first() if self._server.newest_first else feed.pinned_first())
                 while (batch := await feed.next(PIECE)) is not None:
+                    await self._hub.pace.turn(feed)
+                    self._hub.pace.spent(batch.size)
                     await send_batch(self._channel, call, batch)
                 self._connection.finish(call, Status.OK)
             except ChannelBroken:

@@ -58,6 +58,7 @@ class ViewerSink(Sink):
         address: Where it listens.
         process: The process it is, for viewers that were found or started here.
         from_now: Leave out what was logged before a viewer joins (but for what is pinned).
+        newest_first: Send what comes before what was there, and that from its newest to its oldest.
         max_lag: Skip ahead when more than this behind, seconds; None is never.
         spawned: We started it.
         version: The viewer's, where the address alone does not say.
@@ -73,6 +74,7 @@ class ViewerSink(Sink):
         *,
         process: Process | None = None,
         from_now: bool = False,
+        newest_first: bool = False,
         max_lag: float | None = None,
         spawned: bool = False,
         version: Version | None = None,
@@ -82,6 +84,7 @@ class ViewerSink(Sink):
         self.address = address
         self.process = process
         self.from_now = from_now
+        self.newest_first = newest_first
         self.max_lag = max_lag
         self.spawned = spawned
         self.version = version
@@ -103,6 +106,7 @@ class ViewerSink(Sink):
         return {
             "process": self.process,
             "from_now": self.from_now,
+            "newest_first": self.newest_first,
             "max_lag": self.max_lag,
             "spawned": self.spawned,
             "version": self.version,
@@ -118,7 +122,8 @@ class ViewerSink(Sink):
         sink = cls(
             hub, selection, parse_url(target), id=id,
             process=(int(process[0]), float(process[1])) if process else None,
-            from_now=bool(options["from_now"]), max_lag=options["max_lag"], spawned=bool(options["spawned"]),
+            from_now=bool(options["from_now"]), newest_first=bool(options.get("newest_first")),
+            max_lag=options["max_lag"], spawned=bool(options["spawned"]),
             version=(version[0], version[1], version[2]) if version else None,
         )
         peer = options["peer"]
@@ -189,13 +194,15 @@ class ViewerSink(Sink):
 
     async def _take_up(self, peer: object) -> None:
         """Move the cursors to what this server has not been seen to have."""
-        if peer is not None and peer == self._peer:
+        if peer is not None and peer == self._peer and self._confirmed:
             self.feed.seek(self._confirmed)
         elif self.from_now:
             self.feed.rewind()
             await self.feed.skip_to_now()
         else:
             self.feed.rewind()
+            if self.newest_first:
+                await self.feed.newest_first()
         self._peer = peer
         self._confirmed = self.feed.cursors()
         self._behind_since = None

@@ -24,6 +24,7 @@ STATIC_ENDINGS = {b"\x38\x01": True, b"\x38\x00": False}
 CHUNK_ID_BEFORE = b"\x32\x12"
 """Field 6, 18 bytes long, which stands before it."""
 _LAST_FIELDS = 2 + 18 + 2
+BLOCK = 1 << 20
 INDEX_NAME = b"index_name"
 LZ4 = 2
 MAX_OLD = 64 << 20
@@ -37,12 +38,14 @@ class Skimmed(NamedTuple):
         pinned: Frames to deliver nevertheless, in order.
         messages, bytes: Of the selected frames, with headers.
         position: Where the reader stands now.
+        blocks: Where to begin reading to get it piece by piece: each of at most BLOCK bytes, or of one frame.
     """
 
     pinned: list[Frame]
     messages: int
     bytes: int
     position: int
+    blocks: list[int]
 
 
 def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed:
@@ -61,8 +64,11 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
     scanner = Scanner(fd, position)
     kept: list[Frame] = []
     messages = size = 0
+    blocks = [position]
     blueprints: dict[bytes | None, bool] = {}
     for frame in scanner.frames(end):
+        if frame.end - blocks[-1] > BLOCK and frame.start > blocks[-1]:
+            blocks.append(frame.start)
         if wanted is not None and frame.store not in wanted:
             continue
         messages += 1
@@ -71,7 +77,7 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
             blueprints[frame.store] = _is_blueprint(frame.store)
         if frame.kind != Kind.ARROW or blueprints[frame.store] or is_static(fd, frame):
             kept.append(frame)
-    return Skimmed(kept, messages, size, scanner.position)
+    return Skimmed(kept, messages, size, scanner.position, blocks)
 
 
 def _is_blueprint(raw: bytes | None) -> bool:

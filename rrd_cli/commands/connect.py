@@ -24,6 +24,7 @@ rrd detach viewer-1a2b                         no more: its id stands in rrd sta
 RESULT_KEYS = ("sink", "chose", "waiting", "viewer", "warning")
 FROM_HELP = "start: everything since the recordings began. now: only what comes, and what is static."
 MAX_LAG_HELP = "Skip ahead when the viewer is more than this behind, for example 5s. By default never."
+NEWEST_HELP = "First what comes from now on, then what was there, from its newest to its oldest."
 ANSWER = 30.0
 
 _TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?")
@@ -51,6 +52,7 @@ def run(
     ] = None,
     start: Annotated[str, typer.Option("--from", metavar="WHEN", help=FROM_HELP)] = "start",
     max_lag: Annotated[str | None, typer.Option("--max-lag", metavar="TIME", help=MAX_LAG_HELP)] = None,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help=NEWEST_HELP)] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Even a viewer of a version that would lose what it is sent.")
     ] = False,
@@ -63,7 +65,9 @@ def run(
     One that is not there yet is waited for; one that was away gets what it missed. `rrd detach` ends it.
     """
     words = sources.resolve(source or ())
-    args: dict[str, Any] = {"url": url, "from": start, "max_lag": seconds(max_lag), "force": force}
+    args: dict[str, Any] = {
+        "url": url, "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag), "force": force,
+    }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
     with Client() as client:
         answer = client.call("connect", args | ({"source": words} if words else {}), timeout=ANSWER, repeat=True)

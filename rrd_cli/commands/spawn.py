@@ -9,7 +9,7 @@ import typer
 
 from rrd_cli import render, sources
 from rrd_cli.client import Client
-from rrd_cli.commands.connect import FROM_HELP, MAX_LAG_HELP, fed, seconds
+from rrd_cli.commands.connect import FROM_HELP, MAX_LAG_HELP, NEWEST_HELP, fed, seconds
 from rrd_cli.commands.save import open_stdin
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ def run(
     headless: Annotated[bool, typer.Option("--headless", help="A viewer without a window (0.36 and newer).")] = False,
     start: Annotated[str, typer.Option("--from", metavar="WHEN", help=FROM_HELP)] = "start",
     max_lag: Annotated[str | None, typer.Option("--max-lag", metavar="TIME", help=MAX_LAG_HELP)] = None,
+    newest_first: Annotated[bool, typer.Option("--newest-first", help=NEWEST_HELP)] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one object: sink, chose, viewer, warning.")] = False,
 ) -> None:
     """Show recordings in a viewer: everything since they began, then live.
@@ -71,7 +72,7 @@ def run(
     args: dict[str, Any] = {
         "new": new, "port": port, "executable": executable, "memory_limit": memory_limit,
         "server_memory_limit": server_memory_limit, "hide_welcome_screen": hide_welcome_screen, "headless": headless,
-        "from": start, "max_lag": seconds(max_lag),
+        "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag),
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
     with Client() as client:

@@ -50,6 +50,52 @@ async def test_frames_of_one_log(hub: Hub) -> None:
     assert feed.delivered_messages == 6
 
 
+def temporal(count: int, size: int) -> list[bytes]:
+    """Chunks with a time, as far as spool/pinned.py looks at them."""
+    return [arrow(body=b"index_name" + bytes([number]) * size) for number in range(count)]
+
+
+async def test_newest_first(hub: Hub) -> None:
+    """What is pinned, what comes, and then, block by block and once, what was there."""
+    old, static = temporal(7, 500_000), arrow()
+    one = opened(hub, stream(store_info(), *old[:3], static, *old[3:]))
+    feed = hub.feed(whole(one))
+    await feed.newest_first()
+    assert feed.lag()[0] == 7
+    live = temporal(2, 100)
+    append(hub, one, *live)
+    backwards = [old[6], *old[4:6], *old[2:4], *old[:2]]
+    assert await taken(feed) == frames.payloads([store_info(), static, *live, *backwards])
+    assert feed.lag() == (0, 0)
+    assert feed.caught_up
+    assert feed.delivered_messages == one.messages
+    append(hub, one, *live)
+    assert await taken(feed) == frames.payloads(live)
+
+
+async def test_newest_first_has_no_position_while_history_is_left(hub: Hub) -> None:
+    """Who would go on from one would never get the rest of it."""
+    one = opened(hub, stream(store_info(), *temporal(4, 600_000)))
+    feed = hub.feed(whole(one))
+    await feed.newest_first()
+    while not feed.caught_up:
+        assert feed.cursors() == {}
+        assert not feed.finished
+        assert await feed.take() is not None
+    assert feed.cursors()[one.id].messages == 5
+
+
+async def test_newest_first_of_a_log_that_is_written_anew(hub: Hub) -> None:
+    every = [store_info(), *temporal(4, 600_000), arrow()]
+    one = opened(hub, stream(*every[:-1]))
+    feed = hub.feed(whole(one))
+    await feed.newest_first()
+    append(hub, one, every[-1])
+    assert await feed.take() is not None
+    one.generation += 1
+    assert set(await taken(feed)) == set(frames.payloads(every))
+
+
 async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:
     one = opened(hub)
     feed = hub.feed(whole(one))

@@ -274,6 +274,50 @@ def test_from_now_keeps_what_is_static(finished: Home, rerun: Path) -> None:
     assert "/row" not in entities(saved)
 
 
+def test_newest_first_sends_all_of_it_backwards(daemon: Home, rerun: Path) -> None:
+    """What is static, what is live, then from the newest megabyte to the oldest; each row once, whoever is cut off."""
+    saved = daemon.path / "saved.rrd"
+    with Server(daemon, rerun, "--save", saved) as server, GrpcProgram(daemon, sys.executable, """
+import numpy
+rr.init("app", recording_id="run")
+rr.connect_grpc(URL)
+for part in range(20):
+    log(part * 10, part * 10 + 10); flush()
+    noise = numpy.random.default_rng(part).integers(0, 255, (1000, 1100), dtype=numpy.uint8)
+    rr.log("noise", rr.Tensor(noise)); flush()
+rr.log("static", rr.TextDocument("kept"), static=True)
+flush(); say("200"); wait_for_test()
+log(200, 210)
+""", grpc_url(daemon)) as program:
+        assert program.line() == "200"
+        wait_for(lambda: daemon.recordings()[0]["bytes"] > 20 << 20, "all of it in the spool")
+        name = connect(daemon, server.url, "--newest-first")["sink"]["id"]
+        until(daemon, name, lambda found: found["delivered_messages"] and not found["lag_messages"], "delivery")
+        program.go_on()
+        program.finish()
+        wait_for(lambda: sorted(row_counts(saved)) == list(range(210)), "every row, once")
+        server.stop()
+    order = saved_order(saved)
+    assert order.index("/static") < order.index("/noise") < order.index("/row 190") < order.index("/row 0")
+    done = daemon.cli("connect", server.url, "--newest-first", "--from", "now", check=False)
+    assert (done.returncode, "say one of them" in done.stderr) == (2, True), done.stderr
+
+
+def saved_order(path: Path) -> list[str]:
+    """Entities in the order in which they stand in a file, rows with the number of the first."""
+    import rerun.chunk
+
+    whole = whole_frames(path)
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for chunk in rerun.chunk.RrdReader(str(whole)).stream().to_chunks():
+            batch = chunk.to_record_batch()
+            first = f" {batch.column('frame')[0].as_py()}" if chunk.entity_path == "/row" else ""
+            found.append(f"{chunk.entity_path}{first}")
+    return found
+
+
 def test_max_lag_skips_ahead(daemon: Home, rerun: Path) -> None:
     """A viewer that hung shows what is live when it goes on, and what it did not get is counted."""
     saved = daemon.path / "saved.rrd"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TypedDict
 
 import trio
 
@@ -30,8 +31,8 @@ async def run(call: Call) -> Message:
     """Feed a viewer or server; it is waited for if it is not there, and fed again when it comes back.
 
     Args of the verb: url (default: port 9876 of this machine); source (selectors, absolute paths; by default @live, and
-    the newest recording when nothing is live) or stream; from ("start" or "now"); max_lag (seconds); force (feed it
-    although it would lose data).
+    the newest recording when nothing is live) or stream; from ("start" or "now"); newest_first (what comes before what
+    was there, and that backwards); max_lag (seconds); force (feed it although it would lose data).
 
     Returns:
         sink (as in status), chose, waiting (nobody is there yet), warning, viewer {kind, version, pid, url}.
@@ -43,7 +44,7 @@ async def run(call: Call) -> Message:
         address = parse_url(call.text("url", DEFAULT_URL))
     except ValueError as error:
         raise VerbError("usage", str(error), f"for example {DEFAULT_URL}") from error
-    from_now, max_lag = feeding(call)
+    how = feeding(call)
     selection, chose = await choose(call)
     answer = await probe(address)
     found = await trio.to_thread.run_sync(server_at, address.port) if address.host in LOOPBACK else None
@@ -54,7 +55,7 @@ async def run(call: Call) -> Message:
         raise VerbError("refused", verdict.message, verdict.hint)
     sink = existing(call, selection, address)
     if sink is None:
-        sink = ViewerSink(call.daemon.hub, selection, address, from_now=from_now, max_lag=max_lag, version=version)
+        sink = ViewerSink(call.daemon.hub, selection, address, version=version, **how)
         await take_in(call, sink)
     return {
         "sink": sink.status(),
@@ -70,8 +71,16 @@ async def run(call: Call) -> Message:
     }
 
 
-def feeding(call: Call) -> tuple[bool, float | None]:
-    """`from` and `max_lag`.
+class Feeding(TypedDict):
+    """In which order a viewer is fed, and whether with everything: see ViewerSink."""
+
+    from_now: bool
+    newest_first: bool
+    max_lag: float | None
+
+
+def feeding(call: Call) -> Feeding:
+    """`from`, `newest_first` and `max_lag`.
 
     Raises:
         VerbError: they make no sense.
@@ -82,7 +91,11 @@ def feeding(call: Call) -> tuple[bool, float | None]:
     max_lag = call.number("max_lag")
     if max_lag is not None and not 0 < max_lag <= MAX_LAG_LIMIT:
         raise VerbError("usage", f"{call.verb}: max_lag is {max_lag:g}", "it is a number of seconds above 0")
-    return start == "now", max_lag
+    newest_first = call.flag("newest_first")
+    if newest_first and (start == "now" or max_lag is not None):
+        raise VerbError("usage", f"{call.verb}: newest_first sends everything, from now and max_lag do not",
+                        "say one of them")
+    return Feeding(from_now=start == "now", newest_first=newest_first, max_lag=max_lag)
 
 
 async def choose(call: Call) -> tuple[Selection, str]:

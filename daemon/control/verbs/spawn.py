@@ -26,9 +26,9 @@ _one_at_a_time = trio.Lock()
 async def run(call: Call) -> Message:
     """Find a viewer that is running, or start one, and feed it.
 
-    Args of the verb: source or stream, from, max_lag (see connect); new (never one that is running); port; executable
-    (a path), executable_name (in PATH); memory_limit, server_memory_limit (texts); hide_welcome_screen; headless;
-    connect (False: only the viewer).
+    Args of the verb: source or stream, from, newest_first, max_lag (see connect); new (never one that is running);
+    port; executable (a path), executable_name (in PATH); memory_limit, server_memory_limit (texts);
+    hide_welcome_screen; headless; connect (False: only the viewer).
 
     Returns:
         sink (as in status; None without connect), chose, viewer {pid, version, url, executable, reused, log}, warning.
@@ -36,7 +36,7 @@ async def run(call: Call) -> Message:
     Raises:
         VerbError: no such recording; the port is taken by something else; no viewer is installed, fits or comes up.
     """
-    from_now, max_lag = feeding(call)
+    how = feeding(call)
     selection, chose = await choose(call)
     wish = _wish(call)
     async with _one_at_a_time:
@@ -47,7 +47,7 @@ async def run(call: Call) -> Message:
             if sink is None:
                 sink = ViewerSink(
                     call.daemon.hub, selection, viewer.address, process=(viewer.pid, viewer.started),
-                    from_now=from_now, max_lag=max_lag, spawned=not reused, version=viewer.version,
+                    spawned=not reused, version=viewer.version, **how,
                 )
                 await take_in(call, sink)
     return {

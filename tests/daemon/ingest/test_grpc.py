@@ -70,10 +70,12 @@ class Service:
 
 
 @asynccontextmanager
-async def service(directory: Path, hub: Hub | None = None) -> AsyncIterator[Service]:
+async def service(
+    directory: Path, hub: Hub | None = None, *, newest_first: bool = False
+) -> AsyncIterator[Service]:
     directory.mkdir(exist_ok=True)
     hub = hub or Hub(directory)
-    server = GrpcServer(hub, 0)
+    server = GrpcServer(hub, 0, newest_first=newest_first)
     async with trio.open_nursery() as nursery:
         await nursery.start(server.serve)
         yield Service(hub, server)
@@ -322,11 +324,14 @@ async def test_readers_get_history_then_what_comes(tmp_path: Path) -> None:
         assert found[-1] == arrow(50)
 
 
-async def test_what_is_pinned_comes_first_in_a_long_history(tmp_path: Path) -> None:
-    """A viewer needs names, layouts and static data before ten minutes of images."""
+@pytest.mark.parametrize("newest_first", [False, True])
+async def test_what_is_pinned_comes_first_in_a_long_history(tmp_path: Path, newest_first: bool) -> None:
+    """A viewer needs names, layouts and static data before ten minutes of images, from whichever end."""
     static = (int(Kind.ARROW), chunk(7, times={}))
     frames = [INFO, *(arrow(number, 1 << 20) for number in range(6)), static]
-    async with service(tmp_path / "spool") as at, connect(at.address) as writing, connect(at.address) as reading:
+    expected = [INFO, static, *(frames[-2:0:-1] if newest_first else frames)]
+    async with service(tmp_path / "spool", newest_first=newest_first) as at, \
+            connect(at.address) as writing, connect(at.address) as reading:
         call = await writable(writing)
         for frame in frames:
             await writing.send(call, encoded([frame]))
@@ -334,14 +339,14 @@ async def test_what_is_pinned_comes_first_in_a_long_history(tmp_path: Path) -> N
         Caller(reading).start(grpc.READ_MESSAGES, grpc.EMPTY_MESSAGE, end=True)
         reader, found = FrameReader(), list[tuple[int, bytes]]()
         with trio.fail_after(20):
-            while len(found) < len(frames) + 2:
+            while len(found) < len(expected):
                 for event in await reading.receive():
                     if isinstance(event, Data):
                         reading.connection.acknowledge(event)
                         reader.receive_data(event.data)
                         while (frame := reader.next_frame()) is not None:
                             found.append((frame.kind, frame.payload()))
-        assert found == [INFO, static, *frames]
+        assert found == expected
 
 
 async def test_a_reader_that_does_not_read_costs_nothing(tmp_path: Path) -> None:
