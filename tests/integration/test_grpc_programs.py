@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import socket
 import subprocess
@@ -46,13 +48,43 @@ def test_what_was_flushed_is_in_the_spool_when_the_program_is_killed(daemon: Hom
     source = HUNDRED + "flush(); say('flushed'); wait_for_test()"
     with GrpcProgram(daemon, sys.executable, source, grpc_url(daemon)) as program:
         assert program.line() == "flushed"
-        # The SDK's flush means "written to the socket"; what is written there survives the program.
+        # The SDK's flush means "handed to the connection": small messages are in the socket, and survive the program.
         program.process.send_signal(signal.SIGKILL)
         program.process.wait(10)
     ended(daemon)
     daemon.cli("save", "out.rrd", "app")
     assert rows(daemon.path / "out.rrd") == list(range(100))
     assert daemon.recordings()[0]["state"] == "ended"
+
+
+@pytest.mark.parametrize("version", ["0.23.4", "0.41.0"])
+def test_disconnect_returns_when_all_is_in_the_spool(
+    daemon: Home, sdk_python: Callable[[str], Path], version: str
+) -> None:
+    """It waits for our OK; `flush` asks no server, so what it promises is not ours to keep."""
+    source = HUNDRED + """
+flush(); say("up"); wait_for_test()
+log(100, 200); flush(); say("flushed")
+rr.disconnect(); say("disconnected"); wait_for_test()
+"""
+    with GrpcProgram(daemon, sdk_python(version), source, grpc_url(daemon)) as program:
+        assert program.line() == "up"
+        stopped = daemon.daemon_pid()
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            program.go_on()
+            assert program.line() == "flushed"
+            assert program.process.stdout is not None
+            ready, _, _ = select.select([program.process.stdout], [], [], 1.0)
+            assert not ready, "it did not wait"
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert program.line() == "disconnected"
+        assert daemon.recordings()[0]["state"] == "ended"
+        program.process.kill()
+    ended(daemon)
+    daemon.cli("save", "out.rrd", "app")
+    assert rows(daemon.path / "out.rrd") == list(range(200))
 
 
 def test_many_programs_one_recording(daemon: Home) -> None:
