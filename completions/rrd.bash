@@ -28,7 +28,7 @@ _rrd() {
             ;;
         "run")
             options="-o --save -f --force --spawn --headless --serve --no-open --connect --stdout --no-port -q --quiet -h --help"
-            case $at in *) kinds="" ;; esac
+            case $at in *) kinds="files" ;; esac
             ;;
         "save")
             options="-f --force --copy -w --wait --json -h --help"
@@ -40,7 +40,7 @@ _rrd() {
             ;;
         "connect")
             options="--from --max-lag --newest-first --force --json -h --help"
-            case $at in 0) kinds="" ;; *) kinds="sources files" ;; esac
+            case $at in 0) kinds="viewers" ;; *) kinds="sources files" ;; esac
             ;;
         "serve")
             options="--bind -p --port --token --no-token --allow-anyone --host-name --no-open --json -h --help"
@@ -162,7 +162,7 @@ _rrd() {
     esac
     case "$verb $previous" in
         "run -o" | "run --save") valued=yes kinds="files" ;;
-        "run --connect") valued=yes kinds="" ;;
+        "run --connect") valued=yes kinds="viewers" ;;
         "spawn -p" | "spawn --port") valued=yes kinds="" ;;
         "spawn --executable") valued=yes kinds="files" ;;
         "spawn --memory-limit") valued=yes kinds="" ;;

@@ -48,11 +48,12 @@ complete -c rrd -n '__rrd_at --more run' -l spawn -d 'Show it in a viewer: one t
 complete -c rrd -n '__rrd_at --more run' -l headless -d 'With --spawn: a viewer without a window'
 complete -c rrd -n '__rrd_at --more run' -l serve -d 'Serve it to browsers, and open one'
 complete -c rrd -n '__rrd_at --more run' -l no-open -d 'With --serve: open no browser'
-complete -c rrd -n '__rrd_at --more run' -l connect -x -d 'Send it to a viewer or server at this URL'
+complete -c rrd -n '__rrd_at --more run' -l connect -x -a '(rrd _complete viewers 2>/dev/null)' -d 'Send it to a viewer or server at this URL'
 complete -c rrd -n '__rrd_at --more run' -l stdout -d 'The program writes its stream to standard output: take it from there'
 complete -c rrd -n '__rrd_at --more run' -l no-port -d 'Do not answer port 9876, where rr.spawn and rr.connect_grpc go'
 complete -c rrd -n '__rrd_at --more run' -s q -l quiet -d 'Say nothing unless something is wrong'
 complete -c rrd -n '__rrd_at --more run' -s h -l help -d 'Show this message and exit'
+complete -c rrd -n '__rrd_at --more run' -F
 complete -c rrd -n '__rrd_at --more save' -s f -l force -d 'Replace OUT if it exists'
 complete -c rrd -n '__rrd_at --more save' -l copy -d 'An independent file, never a hard link to the daemon\'s log'
 complete -c rrd -n '__rrd_at --more save' -s w -l wait -d 'Return when the file is complete'
@@ -80,6 +81,7 @@ complete -c rrd -n '__rrd_at --more connect' -l newest-first -d 'First what come
 complete -c rrd -n '__rrd_at --more connect' -l force -d 'Even a viewer of a version that would lose what it is sent'
 complete -c rrd -n '__rrd_at --more connect' -l json -d 'Print one object: sink, chose, waiting, viewer, warning'
 complete -c rrd -n '__rrd_at --more connect' -s h -l help -d 'Show this message and exit'
+complete -c rrd -n '__rrd_at --more connect' -a '(rrd _complete viewers 2>/dev/null)'
 complete -c rrd -n '__rrd_at --more connect' -a '(rrd _complete sources 2>/dev/null)'
 complete -c rrd -n '__rrd_at --more connect' -F
 complete -c rrd -n '__rrd_at --more serve' -l bind -x -d 'Address to listen on'

@@ -1,7 +1,7 @@
 """What Tab offers: scripts for bash, zsh and fish, made from the command line itself; and the names they ask for.
 
     python -m rrd_cli.completions [DIRECTORY]     writes rrd.bash, _rrd and rrd.fish; a test sees that they are current
-    rrd _complete recordings|sources|sinks        what the scripts ask at every Tab: a name, a tab, what it is
+    rrd _complete recordings|sources|sinks|viewers  what the scripts ask at every Tab: a name, a tab, what it is
 
 Rules: what an argument may be is told by its metavar (KINDS). Asking is quick and quiet: no daemon is started for it,
 no error is shown, and a daemon that does not answer soon has nothing to offer. Names that a shell could not take
@@ -23,6 +23,8 @@ KINDS: Final[dict[str, tuple[str, ...]]] = {
     "SOURCE": ("sources", FILES),
     "RECORDING": ("recordings",),
     "SINK": ("sinks", FILES),
+    "URL": ("viewers",),
+    "CMD": (FILES,),
     "FILE": (FILES,),
     "OUT": (FILES,),
     "DIR": (FILES,),
@@ -34,6 +36,8 @@ SELECTORS: Final = (
     ("@live", "all that are being logged, now and later"),
     ("@all", "all there are"),
 )
+ASKED: Final = ("recordings", "sources", "sinks", "viewers")
+"""What `_complete` knows."""
 DEADLINE = 1.0
 """Seconds that somebody who pressed Tab waits."""
 GENERATED: Final = "# Made by `python -m rrd_cli.completions` from the command line itself: do not edit."
@@ -65,7 +69,7 @@ class Command:
 
 def complete(words: Sequence[str]) -> int:
     """Print what there is of a kind, a line each: the name, a tab, what it is. Exit code 2: no such kind."""
-    if len(words) != 1 or words[0] not in ("recordings", "sources", "sinks"):
+    if len(words) != 1 or words[0] not in ASKED:
         return 2
     for name, what in names(words[0]):
         if name and name.isprintable() and not set(name) & set(" \"'`\\$;&|<>()*?[]{}!#~"):
@@ -88,6 +92,12 @@ def names(kind: str) -> Iterator[tuple[str, str]]:
                 for sink in client.call("status", timeout=DEADLINE).get("sinks") or ():
                     if sink.get("state") in ("starting", "following", "retrying"):
                         yield str(sink.get("id")), clean(f"{sink.get('kind')}, {sink.get('target')}")
+                return
+            if kind == "viewers":
+                viewers = client.call("viewers", {"unasked": True}, timeout=DEADLINE).get("viewers") or ()
+                for viewer in viewers:
+                    what = clean(f"{viewer.get('kind')} {viewer.get('version')}, pid {viewer.get('pid')}")
+                    yield from ((str(port), what) for port in viewer.get("ports") or ())
                 return
             recordings = client.call("ls", timeout=DEADLINE).get("recordings") or ()
     except (CliError, VerbError):
@@ -254,6 +264,7 @@ _rrd_names() {
 _rrd_recordings() { _rrd_names recordings }
 _rrd_sinks() { _rrd_names sinks; _files }
 _rrd_sources() { _rrd_names sources; _files }
+_rrd_viewers() { _rrd_names viewers }
 """
 
 _ZSH_END: Final = '[[ "$funcstack[1]" == _rrd ]] && _rrd "$@" || compdef _rrd rrd'

@@ -11,6 +11,7 @@ import pytest
 
 from tests.conftest import missing
 from tests.helpers.programs import Program
+from tests.helpers.viewers import Server
 
 LIMIT_S = 0.15
 """What somebody who presses Tab may be made to wait."""
@@ -52,6 +53,12 @@ def test_bash_completes_from_the_installed_script(daemon, shell):
     try 'rrd doc'; try 'rrd forget rec'; try 'rrd daemon inst'"""
     found = shell("bash", code).split()
     assert found == ["doctor", "rec-one", "install"]
+
+
+def test_connect_offers_a_real_viewer(daemon, rerun):
+    with Server(daemon, rerun, "--serve-grpc") as server:
+        offered = dict(line.split("\t") for line in daemon.cli("_complete", "viewers").stdout.splitlines())
+        assert offered[str(server.port)] == f"server 0.41.0, pid {server.pid}"
 
 
 def test_asking_is_quick(daemon):

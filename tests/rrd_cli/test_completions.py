@@ -24,6 +24,7 @@ def answers(fake):
     hostile = RECORDING | {"recording_id": "$(touch pwned)", "application_id": "two words"}
     fake.on("ls", {"recordings": [RECORDING, hostile]})
     sink = {"id": "file-1a2b", "kind": "file", "target": "/tmp/run.rrd", "state": "following"}
+    fake.on("viewers", {"viewers": [{"kind": "windowed", "version": "0.41.0", "pid": 7, "ports": [9877]}]})
     fake.on("status", {"sinks": [sink, sink | {"id": "file-done", "state": "complete"}]})
     return fake
 
@@ -59,6 +60,8 @@ def test_names(answers, rrd):
         "5f0c2a1b-77\tmy_app, ended, -",
     ]
     assert "@" not in rrd("_complete", "recordings")[1]
+    assert rrd("_complete", "viewers") == (0, "9877\twindowed 0.41.0, pid 7\n", "")
+    assert answers.said("viewers") == [{"unasked": True}]
     assert rrd("_complete", "sinks") == (0, "file-1a2b\tfile, /tmp/run.rrd\n", "")
 
 
@@ -90,6 +93,9 @@ def bash_completes(line: str) -> list[str]:
         ("rrd tail -f 5f", ["5f0c2a1b-77"]),
         ("rrd tail -n ", [""]),
         ("rrd detach fi", ["file-1a2b"]),
+        ("rrd connect 98", ["9877"]),
+        ("rrd run --connect 98", ["9877"]),
+        ("rrd run --save x.rrd -- run", ["run one.rrd"]),
         ("rrd recover -o r", ["run one.rrd"]),
         ("rrd forget tw", [""]),
         ("rrd nonsense ", [""]),
@@ -124,6 +130,8 @@ def test_bash_on_a_terminal(answers, command, typed, until):
         ("rrd save out.rrd @la", ["@latest"]),
         ("rrd save --fo", ["--force"]),
         ("rrd detach file-", ["file-1a2b"]),
+        ("rrd connect 98", ["9877"]),
+        ("rrd run --connect 98", ["9877"]),
         ("rrd forget 5f", ["5f0c2a1b-77"]),
         ("rrd recover -o ru", ["run one.rrd"]),
     ],
@@ -147,6 +155,8 @@ def test_fish(answers, command, line, expected):
         ("rrd save --fo\t", "--force "),
         ("rrd tail -f 5f\t", "5f0c2a1b-77 "),
         ("rrd recover ru\t", "run\\ one.rrd "),
+        ("rrd connect 98\t", "9877 "),
+        ("rrd run --connect 98\t", "9877 "),
     ],
 )
 def test_zsh(answers, command, typed, until):

@@ -21,6 +21,8 @@ HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 async def run(call: Call) -> Message:
     """Every viewer and Rerun server that runs here: found by process, asked over gRPC.
 
+    Args of the verb: unasked (only found, for somebody who waits for Tab).
+
     Returns:
         viewers: pid, kind (windowed, headless, web, server, save, sdk, other), version, url (empty: does not answer),
         ports, executable, user, mine, answers, sinks (ids of those that feed it), lag_messages, lag_bytes.
@@ -39,7 +41,7 @@ async def run(call: Call) -> Message:
             answers[host, port] = await probe(Address(HOSTS.get(host, host) or "127.0.0.1", port))
 
         async with trio.open_nursery() as nursery:
-            for host, port in one.ports:
+            for host, port in () if call.flag("unasked") else one.ports:
                 nursery.start_soon(ask_port, host, port)
         if one.kind == "other" and not any(answer.takes_streams for answer in answers.values()):
             return
