@@ -98,6 +98,7 @@ def run(
         client.connect()  # a daemon that is started here must not inherit blocked signals
     ours = _block_signals()
     watcher = _Watcher(args, wants_port=not no_port and bool(save or spawn or serve or connect), quiet=quiet)
+    code = None
     try:
         watcher.start()
         if signal.SIGINT in signal.sigpending():
@@ -105,8 +106,9 @@ def run(
         with _OwnFiles(command) as files:
             code = _run(command, token, ours, files, take_stdout=stdout)
     finally:
-        _unblock_signals(ours)
-    watcher.finish(files)
+        if code is None:
+            _unblock_signals(ours)
+    watcher.finish(files, ours)
     raise typer.Exit(code)
 
 
@@ -143,18 +145,21 @@ class _Watcher:
         if self._port_problem and not self._quiet:
             self._tell(f"{self._port_problem}: what the program sends there does not come here")
 
-    def finish(self, files: _OwnFiles) -> None:
+    def finish(self, files: _OwnFiles, mask: set[signal.Signals | int]) -> None:
         """Wait until all is delivered, and say what it was. Ctrl-C: no more waiting, the outputs go on.
 
         Args:
             files: What the program wrote by itself.
+            mask: The signals that were blocked before.
         """
-        saved = files.written()
         try:
+            _unblock_signals(mask)
+            saved = files.written()
             with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
                 client.call("run_end", {"token": self._args["token"], "saved": saved}, repeat=True)
             self._thread.join(END_DEADLINE)
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end as the program did
             self._tell("not waited for: the outputs go on   (rrd status)")
             return
         if self._failure is not None:
