@@ -109,11 +109,13 @@ def run(home: Home, python: Path, source: str, *argv: object, code: int = 0, **e
 
 
 def ended(home: Home) -> None:
-    """Wait until all streams have ended, their logs are complete and all outputs have everything."""
+    """Wait until all streams have ended, their logs are complete and all outputs have everything, footers included."""
 
     def settled() -> bool:
         status = home.status()
-        return not status["streams"] and all(not sink["lag_bytes"] for sink in status["sinks"])
+        files = [sink["state"] for sink in status["sinks"] if sink["kind"] == "file"]
+        return (not status["streams"] and all(not sink["lag_bytes"] for sink in status["sinks"])
+                and not {"starting", "following"}.intersection(files))
 
     wait_for(settled, "the streams' end")
 
