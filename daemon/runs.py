@@ -186,13 +186,9 @@ def start_file(daemon: Daemon, key: RecordingKey, path: Path, *, force: bool) ->
     Raises:
         OSError: the file is there (FileExistsError), or cannot be made.
     """
-    sink = FileSink(daemon.hub, Selection(f"{key.application_id or '?'}/{key.recording_id}", frozenset([key])), path)
-    sink.claim(force=force)
-    try:
-        daemon.sinks.add(sink)
-    except OSError:
-        sink.abandon()
-        raise
+    sink = FileSink(daemon.hub, Selection(f"{key.application_id or '?'}/{key.recording_id}", frozenset([key])), path,
+                    force=force)
+    daemon.sinks.add(sink)
     return sink
 
 

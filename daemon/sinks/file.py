@@ -7,7 +7,9 @@
 Rules: a file is whole frames and at most one cut last one at any moment; it is never overwritten unless that was said;
 what this sink wrote is known from the file (copy) or from cursors and size stored after each step (merge), so that
 a killed daemon goes on without losing or doubling a frame; when the recordings end, the file has its footer and is on
-disk. A file that somebody removed is not made again; one whose directory was away (an unplugged disk) is.
+disk. A file that must be written anew (another stream joins, a log was written anew, a link is parted from its log) is
+made in a file beside it, which takes its place when it has caught up: nobody sees the target shrink. A file that
+somebody removed is not made again; one whose directory was away (an unplugged disk) is.
 """
 
 from __future__ import annotations
@@ -18,8 +20,6 @@ import logging
 import os
 import secrets
 import stat
-import sys
-import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,24 +28,18 @@ from typing import Any
 import trio
 
 from daemon.completing import fsync_path
-from daemon.feed import Batch, CursorState
+from daemon.feed import CursorState
 from daemon.hub import Hub
 from daemon.selection import Selection
+from daemon.sinks.copying import STEP, Aside, copy_range, write_batch
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
-from daemon.spool.log import Descriptor
 from daemon.stream import Stream
 from daemon.wire.rrd import HEADER_SIZE, StreamHeader
 
 log = logging.getLogger("rrd.sinks")
 
-STEP = 32 << 20
-"""Bytes copied at once: long enough to be fast, short enough to be stopped."""
 PACE_S = 0.1
 """A copy of a live log looks for more so often: its bytes are safe in the log, and small steps are dear."""
-NICE = 10
-"""Copies are in nobody's way: their threads run at this niceness."""
-SMALL_RANGE = 16 << 10
-"""Runs of selected frames shorter than this on average are gathered in memory rather than copied one by one."""
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -53,43 +47,53 @@ class FileSink(Sink):
     """One file.
 
     Args:
-        path: Absolute; claimed by `claim` before the sink runs.
+        path: Absolute; `hold` makes it before the sink runs.
         copy: Never a hard link.
+        force: Replace a file that is there.
     """
 
     kind = "file"
 
-    def __init__(self, hub: Hub, selection: Selection, path: Path, *, copy: bool = False, id: str = "") -> None:  # noqa: A002
+    def __init__(self, hub: Hub, selection: Selection, path: Path, *, copy: bool = False, force: bool = False,
+                 id: str = "") -> None:  # noqa: A002
         super().__init__(hub, selection, os.fspath(path), id=id)
         self.path = path
         self.copy = copy
+        self.force = force
         self.mode = ""
+        """Empty until `hold`."""
         self.size = 0
-        """Bytes of the target that are known to be right."""
+        """Bytes that are known to be right, of the target or of what is made beside it."""
         self.inode = 0
         """The target's inode: another one there is somebody else's file."""
         self.generation = 0
         """Which writing of the log a copy is of."""
+        self.beside = ""
+        """Name of the file that is to take the target's place, in the same directory; empty if there is none."""
+        self.beside_inode = 0
+        self.ending = False
+        """What lies behind `size` may be a footer."""
         self._cursors: dict[str, CursorState] = {}
         self._delivered = 0
         self._under_way = (0, 0)
         """Messages and bytes that a merge has taken from its feed and not yet written."""
+        self._parting = 0
+        """Bytes that a link must copy to become a file of its own, while it does."""
         self._hurried = 0
         """How many wait in `durable`."""
-        self._limiter = trio.CapacityLimiter(1)  # a hung disk hangs this sink only
+        self._aside = Aside()  # a hung disk hangs this sink only
 
     # -- before it runs --------------------------------------------------------------------------------------------
 
-    def claim(self, *, force: bool) -> None:
+    def hold(self) -> None:
         """Make the target, so that whoever asked knows at once whether it can be.
-
-        Args:
-            force: Replace a file that is there.
 
         Raises:
             FileExistsError: it is there, and not to be replaced.
             OSError: it cannot be made.
         """
+        self._drop_beside()
+        force, self.force = self.force, False
         stream = self._only_stream()
         if stream is not None and not self.copy and stream.kind != "file":
             try:
@@ -101,13 +105,33 @@ class FileSink(Sink):
                 return
         self._make_empty(replace=force)
 
-    def abandon(self) -> None:
-        """Take back what `claim` made."""
+    def let_go(self) -> None:
+        """Take back what `hold` made."""
         with contextlib.suppress(OSError):
             if os.stat(self.path, follow_symlinks=False).st_ino == self.inode:
                 self.path.unlink()
 
-    def _beside(self) -> Path:
+    def _hold_again(self) -> None:
+        """Make the target for a daemon that died over it: before, in the middle, or after.
+
+        Raises:
+            SinkFailed: it cannot be made.
+        """
+        try:
+            self.hold()
+        except FileExistsError:
+            found, stream = os.stat(self.path, follow_symlinks=False), self._only_stream()
+            if stream is not None and os.path.samestat(found, os.stat(stream.path)):
+                self.mode, self.inode = "link", found.st_ino
+            elif found.st_size == 0:
+                self._begin(found.st_ino)
+            else:
+                raise SinkFailed(f"file exists: {self.path}") from None
+        except OSError as error:
+            raise SinkFailed(f"{error.strerror}: {self.path}") from error
+        self.saved()
+
+    def _new_name(self) -> Path:
         """A new name in the target's directory."""
         return self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}")
 
@@ -126,7 +150,7 @@ class FileSink(Sink):
 
     def _link(self, stream: Stream, *, replace: bool) -> None:
         if replace:
-            temporary = self._beside()
+            temporary = self._new_name()
             os.link(stream.path, temporary)
             self._take_place(temporary)
         else:
@@ -134,31 +158,94 @@ class FileSink(Sink):
         self.mode, self.inode = "link", self.path.stat().st_ino
 
     def _make_empty(self, *, replace: bool) -> None:
-        path = self._beside() if replace else self.path
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            inode = os.fstat(fd).st_ino
-        finally:
-            os.close(fd)
+        path = self._new_name() if replace else self.path
+        inode = make_file(path)
         if replace:
             self._take_place(path)
+        self._begin(inode)
+
+    def _begin(self, inode: int) -> None:
+        """The target is there and empty."""
         stream = self._only_stream()
         self.inode, self.size, self._cursors, self._delivered = inode, 0, {}, 0
         self.mode = "copy" if stream is not None else "merge"
         self.generation = stream.generation if stream is not None else 0
 
+    # -- what is made beside the target ----------------------------------------------------------------------------
+
+    def _begin_beside(self) -> None:
+        """Write anew, beside the target, which stays as it is meanwhile.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self._drop_beside()
+        path = self._new_name()
+        self.beside, self.size, self._cursors, self._delivered = path.name, 0, {}, 0
+        self.saved()  # first, so that no daemon leaves it behind
+        self.beside_inode = make_file(path)
+        self.saved()
+
+    def _swap(self) -> None:
+        """What was made beside the target has caught up: it takes the target's place.
+
+        Raises:
+            SinkFailed: the target is somebody else's.
+            SinkRetry, OSError: it cannot be done now.
+        """
+        if self.beside:
+            self._check_target()
+            self._take_place(self.path.with_name(self.beside))
+            self.inode, self.beside = self.beside_inode, ""
+            with contextlib.suppress(OSError):  # `_settle` finds out by itself
+                self.saved()
+
+    def _settle(self) -> None:
+        """Find out how far a daemon before came with what it made beside the target.
+
+        Raises:
+            OSError: it cannot be looked at.
+        """
+        if not self.beside or not self.path.parent.is_dir():
+            return
+        if self.mode == "link":  # parting from the log was interrupted: it is a link as before
+            self._drop_beside()
+            self.saved()
+            return
+        inodes = []
+        for path in (self.path.with_name(self.beside), self.path):
+            try:
+                inodes.append(os.stat(path, follow_symlinks=False).st_ino)
+            except FileNotFoundError:
+                inodes.append(0)
+        if not inodes[0] and inodes[1] and inodes[1] == self.beside_inode:
+            self.inode, self.beside = self.beside_inode, ""
+            self.saved()
+        elif inodes[0] != self.beside_inode or not inodes[0]:
+            self._begin_beside()
+
+    def _drop_beside(self) -> None:
+        """Nothing is made beside the target any more."""
+        if self.beside:
+            with contextlib.suppress(OSError):
+                self.path.with_name(self.beside).unlink()
+            self.beside = ""
+
     def options(self) -> dict[str, Any]:
         """See Sink."""
-        return {"copy": self.copy, "mode": self.mode, "size": self.size, "inode": self.inode,
-                "generation": self.generation, "cursors": self._cursors}
+        return {"copy": self.copy, "force": self.force, "mode": self.mode, "size": self.size, "inode": self.inode,
+                "generation": self.generation, "cursors": self._cursors, "beside": self.beside,
+                "beside_inode": self.beside_inode, "ending": self.ending}
 
     @classmethod
     def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
                 options: Mapping[str, Any]) -> FileSink:
         """See Sink."""
-        sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), id=id)
+        sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), force=bool(options.get("force")), id=id)
         sink.mode, sink.size, sink.inode = str(options["mode"]), int(options["size"]), int(options["inode"])
         sink.generation = int(options.get("generation", 0))
+        sink.beside, sink.beside_inode = str(options.get("beside", "")), int(options.get("beside_inode", 0))
+        sink.ending = bool(options.get("ending"))
         sink._cursors = {name: CursorState(*state) for name, state in options["cursors"].items()}
         return sink
 
@@ -173,26 +260,39 @@ class FileSink(Sink):
 
     async def deliver(self) -> None:
         """See Sink."""
-        self._check_target()
-        await self._deliver()
-        streams = self.feed.streams()
-        if streams and all(stream.error and not stream.data_end for stream in streams):
-            self.path.unlink(missing_ok=True)
-            raise SinkFailed(streams[0].error)
+        try:
+            if not self.mode:
+                self._hold_again()
+            self._settle()
+            self._check_target()
+            await self._deliver()
+            streams = self.feed.streams()
+            if streams and all(stream.error and not stream.data_end for stream in streams):
+                self.path.unlink(missing_ok=True)
+                raise SinkFailed(streams[0].error)
+        except SinkFailed:
+            self._drop_beside()
+            raise
+        finally:
+            self._aside.end()
 
     async def _deliver(self) -> None:
+        if self._source_is_gone() and (self.mode != "merge" or self.beside):
+            log.warning("sink %s: its log is gone, the file stays as it is: %s", self.id, self.path)
+            self._drop_beside()
+            await self._finish(self.path)
+            return
         if self.mode != "merge":
             stream = self._only_stream()
-            if not self.feed.streams() and not self.selection.open_ended:
-                log.warning("sink %s: its log is gone, the file stays as it is: %s", self.id, self.path)
-                await self._finish(self.path)
-                return
             if stream is not None:
                 done = await (self._follow_link(stream) if self.mode == "link" else self._follow_copy(stream))
                 if done:
                     return
-            await self._become_merge()
+            self._become_merge()
         await self._follow_merge()
+
+    def _source_is_gone(self) -> bool:
+        return not self.feed.streams() and not self.selection.open_ended
 
     def _check_target(self) -> None:
         """See that the target is still the file that was claimed.
@@ -207,7 +307,8 @@ class FileSink(Sink):
             if not self.path.parent.is_dir():
                 raise SinkRetry(f"directory is gone: {self.path.parent}") from None
             if self.state == "retrying" and self.last_error.startswith("directory is gone"):
-                self.claim(force=False)
+                self.hold()
+                self.saved()
                 return
             raise SinkFailed(f"file was removed by somebody: {self.path}") from None
         if self.mode != "link":
@@ -223,15 +324,17 @@ class FileSink(Sink):
             raise SinkFailed(f"file was replaced by somebody: {self.path}")
 
     def _open_target(self) -> int:
-        """Open the target.
+        """Open the target, or what is to take its place.
 
         Raises:
             SinkFailed: it is somebody else's.
             OSError: it cannot be opened.
         """
-        target = os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        path = self.path.with_name(self.beside) if self.beside else self.path
+        target = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            self._check_ours(os.fstat(target))
+            if not self.beside:
+                self._check_ours(os.fstat(target))
         except SinkFailed:
             os.close(target)
             raise
@@ -249,65 +352,76 @@ class FileSink(Sink):
         if found.st_ino != os.stat(stream.path).st_ino:
             self._check_ours(found)
             self._link(stream, replace=True)  # the log was written anew when it was completed
-        await self._thread(partial(fsync_path, self.path))
+        await self._aside.run(partial(fsync_path, self.path))
         return True
 
-    async def _follow_copy(self, stream: Stream) -> bool:
-        """Copy one log's bytes as they come. False: the file must become a merge."""
+    async def _follow_copy(self, stream: Stream, *, once: bool = False) -> bool:
+        """Copy one log's bytes as they come. False: the file must become a merge.
+
+        Args:
+            once: Only what is there now.
+        """
+        self._copy_anew(stream)
         target = self._open_target()
         try:
-            self.size = min(os.fstat(target).st_size, stream.data_end)
+            if not self.ending:
+                self.size = os.fstat(target).st_size
+            self.size, self.ending = min(self.size, stream.data_end), False
             os.ftruncate(target, self.size)
             source = stream.source()
             while True:
                 seen = self.hub.version
-                if stream.generation != self.generation:
-                    # The log was written anew: so is its copy.
-                    os.ftruncate(target, 0)
-                    source, self.size, self.generation = stream.source(), 0, stream.generation
-                    self.saved()
+                if self._copy_anew(stream):
+                    os.close(target)
+                    source, target = stream.source(), self._open_target()
                 if self._only_stream() is None:
                     return False
                 complete, messages = stream.complete, stream.messages
                 end = stream.size if complete else stream.data_end
                 while self.size < end:
                     step = min(STEP, end - self.size)
-                    self.size += await self._thread(partial(copy_range, source.fd, target, self.size, self.size, step))
+                    self.size += await self._aside.run(
+                        partial(copy_range, source.fd, target, self.size, self.size, step))
                     self.following()
                 if stream.generation != self.generation:
                     continue
+                self._swap()
                 if messages != self._delivered:
                     self._delivered = messages
                     self.hub.changed()  # whoever waits for this file
                 self.following()
-                if complete:
+                if complete or once:
                     break
                 self._check_target()
                 await self.hub.wait_change(seen)
                 await self._pace(stream)
             os.ftruncate(target, self.size)
-            await self._thread(partial(os.fsync, target))
+            await self._aside.run(partial(os.fsync, target))
         finally:
             os.close(target)
         if stream.kind == "file":
             await self._finish(self.path)  # what was copied may be of a program that was killed
         return True
 
-    async def _become_merge(self) -> None:
-        """One log is not enough any more: begin anew as a merge."""
-        if self.mode == "link":
-            # Never through the link: the log's other name is the log. The new file takes its name's place.
-            temporary = self._beside()
-            temporary.touch(exist_ok=False)
-            inode = temporary.stat().st_ino
-            self._take_place(temporary)
-            self.inode = inode
-        # A copy is this sink's own: `_follow_merge` empties it, after this is known to the next daemon.
-        self.mode, self.size, self._cursors = "merge", 0, {}
-        self.saved()
-        await trio.lowlevel.checkpoint()
+    def _copy_anew(self, stream: Stream) -> bool:
+        """When a log was written anew, so is its copy."""
+        anew = stream.generation != self.generation
+        if anew:
+            self.generation = stream.generation
+            self._begin_beside()
+        return anew
 
-    async def _follow_merge(self) -> None:
+    def _become_merge(self) -> None:
+        """One log is not enough any more: begin anew as a merge."""
+        self.mode = "merge"
+        self._begin_beside()
+
+    async def _follow_merge(self, *, once: bool = False) -> None:
+        """Write frames of all logs as they come.
+
+        Args:
+            once: Only until what is made beside the target has taken its place.
+        """
         target = self._open_target()
         try:
             os.ftruncate(target, self.size)
@@ -316,22 +430,26 @@ class FileSink(Sink):
             while True:
                 seen = self.hub.version
                 if self._written_anew():
-                    self.size, self._cursors = 0, {}
-                    self.saved()
-                    os.ftruncate(target, 0)
+                    self._begin_beside()
+                    os.close(target)
+                    target = self._open_target()
                     self.feed.seek({})
                 batch = await self.feed.take(STEP)
                 if batch is not None:
                     self._under_way = (len(batch.frames), batch.size)
                     self._write_header(target, batch.stream)
-                    self.size += await self._thread(partial(write_batch, batch, target, self.size))
+                    self.size += await self._aside.run(partial(write_batch, batch, target, self.size))
                     self._cursors, self._under_way = self.feed.cursors(), (0, 0)
                     with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
                         self.saved()
-                    self.hub.changed()  # whoever waits for this file
-                    self.following()
-                    continue
+                if batch is None or self.feed.caught_up:
+                    self._swap()
                 self.following()
+                if once and not self.beside:
+                    return
+                if batch is not None:
+                    self.hub.changed()  # whoever waits for this file
+                    continue
                 if self.feed.finished:
                     break
                 self._check_target()
@@ -377,31 +495,72 @@ class FileSink(Sink):
         result = await self.hub.finish(path)
         if result.get("problem"):
             self.last_error = f"no footer: {result['problem']}"
-        await self._thread(partial(fsync_path, path))
+        await self._aside.run(partial(fsync_path, path))
 
     async def detached(self) -> None:
         """Complete the file with what it has: a link becomes a file of its own first.
 
-        What somebody has removed is not made again, and what somebody has put there is left alone.
+        What somebody has removed is not made again, and what somebody has put there is left alone. Cancelled, it
+        leaves everything so that `deliver` can go on.
         """
         try:
+            if not self.mode:
+                self._hold_again()
+            self._settle()
             self._check_ours(os.stat(self.path, follow_symlinks=False))
+            await self._complete()
         except (FileNotFoundError, SinkFailed) as error:
             self.last_error = str(error) if isinstance(error, SinkFailed) else f"file is gone: {self.path}"
+            self._drop_beside()
+        except OSError:
+            self._drop_beside()
+            raise
+        finally:
+            self._aside.end()
+
+    async def _complete(self) -> None:
+        stream = self._only_stream()
+        if self._source_is_gone():
+            self._drop_beside()
+        elif self.mode != "merge" and stream is None:
+            self._become_merge()
+        if self.mode == "link":
+            if stream is not None and not stream.complete:
+                await self._part(stream)
             return
-        stream = self._only_stream() if self.mode == "link" else None
-        if stream is not None and not stream.complete:
-            temporary = self._beside()
-            end, self._delivered = stream.data_end, stream.messages
+        if self.beside and self.mode == "merge":
+            await self._follow_merge(once=True)
+        elif self.beside and stream is not None:
+            await self._follow_copy(stream, once=True)
+        self.ending = True
+        with contextlib.suppress(OSError):
+            self.saved()
+        await self._finish(self.path)
+
+    async def _part(self, stream: Stream) -> None:
+        """Make a link to a live log a file of its own, with what is in the log now.
+
+        Raises:
+            OSError: it cannot be done: nothing is lost, it stays a link, which ends with the log.
+        """
+        end, messages, source = stream.data_end, stream.messages, stream.source()
+        self._parting = end
+        try:
+            self._begin_beside()
+            target = self._open_target()
             try:
-                await self._thread(partial(copy_file, stream.source(), temporary, end))
-                await self._finish(temporary)
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise  # it stays a link: nothing of it is lost, and it ends with the log
-            self._take_place(temporary)
-        elif self.mode != "link":
-            await self._finish(self.path)
+                while self.size < end:
+                    step = min(STEP, end - self.size)
+                    self.size += await self._aside.run(
+                        partial(copy_range, source.fd, target, self.size, self.size, step))
+            finally:
+                os.close(target)
+            await self._finish(self.path.with_name(self.beside))
+            self._take_place(self.path.with_name(self.beside))
+            self.mode, self._delivered = "copy", messages
+        finally:
+            self._drop_beside()
+            self._parting = 0
 
     async def durable(self) -> None:
         """Wait until everything that is in the logs now is in the file, and that on disk.
@@ -419,11 +578,13 @@ class FileSink(Sink):
                 await self.hub.wait_change(self.hub.version)
         finally:
             self._hurried -= 1
-        await self._thread(partial(fsync_path, self.path))
+        await self._aside.run(partial(fsync_path, self.path))
 
     def _has(self, wanted: Mapping[str, int]) -> bool:
         if self.mode == "link" or self.state in ("complete", "detached"):
             return True
+        if self.beside or not self.mode:
+            return False
         if self.mode == "copy":
             return self.size >= sum(wanted.values())
         return all(self._cursors.get(name, CursorState()).position >= end for name, end in wanted.items())
@@ -467,98 +628,30 @@ class FileSink(Sink):
     def progress(self) -> dict[str, Any]:
         """How far the file has come: bytes and messages, done and in all."""
         messages, size = self.lag()
-        done = self.size if self.mode != "link" else sum(stream.size for stream in self.feed.streams())
-        return {"done_bytes": done, "total_bytes": done + size, "done_messages": self.delivered_messages,
+        done, total = self.size, self.size + size
+        if self._parting:
+            total = self._parting
+        elif self.mode == "link":
+            done = total = sum(stream.size for stream in self.feed.streams())
+        return {"done_bytes": done, "total_bytes": total, "done_messages": self.delivered_messages,
                 "lag_messages": messages}
 
-    async def _thread(self, work: partial[Any]) -> Any:  # noqa: ANN401 - whatever `work` returns
-        return await trio.to_thread.run_sync(step_aside, work, limiter=self._limiter, abandon_on_cancel=False)
 
-
-def step_aside(work: partial[Any]) -> Any:  # noqa: ANN401 - whatever `work` returns
-    """Do something in this thread at low priority. Linux alone has a niceness for each thread."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
-    return work()
-
-
-def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
-    """Copy bytes from one file to another, in the kernel where it can.
-
-    Args:
-        at: Offset in `source`.
-        to: Offset in `target`.
+def make_file(path: Path) -> int:
+    """Make an empty file.
 
     Returns:
-        The number of bytes copied, at least 1.
+        Its inode.
 
     Raises:
-        OSError: it cannot be read (EIO: the source is shorter) or written.
+        FileExistsError: it is there.
+        OSError: it cannot be made.
     """
-    if sys.platform == "linux":
-        try:
-            done = os.copy_file_range(source, target, count, at, to)
-        except OSError as error:
-            if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise
-        else:
-            if done:
-                return done
-        os.lseek(target, to, os.SEEK_SET)
-        done = os.sendfile(target, source, at, count)
-    else:
-        done = os.pwrite(target, os.pread(source, min(count, 1 << 20), at), to)
-    if not done:
-        raise OSError(errno.EIO, "log is shorter than it was")
-    return done
-
-
-def copy_file(source: Descriptor, target: Path, size: int) -> None:
-    """Copy the first `size` bytes of a file to a new one.
-
-    Raises:
-        OSError: it cannot be done; `target` is gone again.
-    """
-    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        done = 0
-        while done < size:
-            done += copy_range(source.fd, fd, done, done, min(STEP, size - done))
-    except OSError:
-        target.unlink()
-        raise
+        return os.fstat(fd).st_ino
     finally:
         os.close(fd)
-
-
-def write_batch(batch: Batch, target: int, at: int) -> int:
-    """Append a batch's frames to a file.
-
-    Args:
-        at: Where in the file.
-
-    Returns:
-        The bytes written.
-
-    Raises:
-        OSError: it cannot be read or written; a part may have been.
-    """
-    ranges, start = batch.ranges(), at
-    total = sum(length for _, length in ranges)
-    if total < SMALL_RANGE * len(ranges):
-        data = memoryview(batch.read())
-        while data:
-            written = os.pwrite(target, data, at)
-            at += written
-            data = data[written:]
-        return at - start
-    for offset, length in ranges:
-        done = 0
-        while done < length:
-            done += copy_range(batch.source.fd, target, offset + done, at + done, length - done)
-        at += length
-    return at - start
 
 
 def refuse_target(path: Path) -> str:

@@ -74,6 +74,16 @@ class Sink(abc.ABC):
         self.saved: Callable[[], None] = lambda: None
         """Writes `options()` to the sink's file; set by the SinkSet."""
 
+    def hold(self) -> None:  # noqa: B027 - most have nothing to hold
+        """Take hold of the target, so that whoever asks for the sink knows at once whether it can be.
+
+        Raises:
+            OSError: it cannot be.
+        """
+
+    def let_go(self) -> None:  # noqa: B027
+        """Take back what `hold` did."""
+
     @abc.abstractmethod
     async def deliver(self) -> None:
         """Deliver until there is nothing left that could come.
@@ -172,11 +182,20 @@ class SinkSet:
     def add(self, sink: Sink) -> None:
         """Take a sink in and start it.
 
+        It is written down first, so that a daemon that dies in between leaves no target that nobody owns.
+
         Raises:
-            OSError: its file cannot be written; it is not taken in.
+            OSError: its target cannot be, or its file cannot be written; it is not taken in.
         """
         sink.saved = lambda: self._save(sink)
         self._save(sink)
+        try:
+            sink.hold()
+            self._save(sink)
+        except OSError:
+            sink.let_go()
+            self._path(sink).unlink(missing_ok=True)
+            raise
         self._start(sink)
 
     def _start(self, sink: Sink) -> None:
@@ -274,30 +293,34 @@ class SinkSet:
         self.hub.changed()
 
     async def detach(self, sink: Sink) -> None:
-        """Stop a sink for good; a file is completed with what it has.
+        """Stop a sink for good; a file is completed with what it has. Cancelled meanwhile, it goes on as before.
 
         Raises:
             OSError: its file could not be completed.
         """
-        if sink.id in self._detaching:
-            await sink.done.wait()
-            return
+        while sink.id in self._detaching:
+            await self.hub.wait_change(self.hub.version)
         if sink.state not in ACTIVE:
             return
         self._detaching.add(sink.id)
-        idle = self._idle[sink.id]
+        idle, again = self._idle[sink.id], False
         self._scopes[sink.id].cancel()
         try:
             with trio.CancelScope(shield=True):
                 await idle.wait()
-                if sink.state in ACTIVE:  # not delivered, or failed, in the same moment
-                    await sink.detached()
+            if sink.state in ACTIVE:  # not delivered, or failed, in the same moment
+                await sink.detached()
         except OSError as error:
             sink.last_error = describe(error)
             raise
+        except trio.Cancelled:
+            again = sink.state in ACTIVE
+            raise
         finally:
             self._detaching.discard(sink.id)
-            if sink.state in ACTIVE:
+            if again:
+                self._start(sink)
+            elif sink.state in ACTIVE:
                 self._done(sink, "detached")
 
 

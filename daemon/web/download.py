@@ -31,7 +31,8 @@ from daemon.completing import finish_file
 from daemon.feed import Feed
 from daemon.hub import Hub
 from daemon.selection import Selection
-from daemon.sinks.file import FileSink, copy_file
+from daemon.sinks.copying import copy_file
+from daemon.sinks.file import FileSink
 from daemon.stream import Stream
 from daemon.web.live import BATCH, pieces_of, read
 from daemon.web.server import Exchange
@@ -148,7 +149,7 @@ async def _merged(hub: Hub, selection: Selection, streams: list[Stream]) -> Path
         with tempfile.TemporaryDirectory(dir=place) as work:
             made = Path(work) / "made.rrd"
             sink = FileSink(hub, selection, made, copy=True)
-            sink.claim(force=False)
+            sink.hold()
             await sink.deliver()
             made.rename(path)
         old = sorted(place.glob("*.rrd"), key=lambda file: file.stat().st_mtime)[:-KEPT_MERGES]

@@ -29,14 +29,18 @@ def run(
     everything: Annotated[bool, typer.Option("--all", help="All outputs.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one object: sinks, as in status.")] = False,
 ) -> None:
-    """Stop outputs. What a file has by then stays in it, as a complete file; programs and other outputs go on."""
+    """Stop outputs. What a file has by then stays in it, as a complete file; programs and other outputs go on.
+
+    That may take a while for a long file. Interrupted, the output goes on as before.
+    """
     if everything == bool(sink):
         raise UsageError("name the outputs to detach, or say --all", "rrd status lists them")
     gone: list[dict[str, Any]] = []
     with Client() as client:
         for name in ["all"] if everything else sink or ():
             target = os.path.abspath(name) if sources.is_file_name(name) and "://" not in name else name
-            answer = client.call("detach", {"sink": target}, timeout=None)  # a long file is copied first
+            with render.Progress(f"detaching {name}") as progress:  # a long file is copied first
+                answer = client.call("detach", {"sink": target}, timeout=None, on_progress=progress.from_message)
             gone += [render.pinned(found, render.SINK_KEYS) for found in answer.get("sinks") or ()]
     if json:
         render.print_lines([render.as_json({"sinks": gone})])

@@ -38,15 +38,10 @@ async def run(call: Call) -> Message:
         raise VerbError("usage", f"save: path must be absolute, found {path}")
     force, copy, wait = call.flag("force"), call.flag("copy"), call.flag("wait")
     selection, chose = await select(call)
-    sink = FileSink(call.daemon.hub, selection, path, copy=copy)
+    sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force)
     _refuse(call, path, selection)
     try:
-        sink.claim(force=force)
-        try:
-            call.daemon.sinks.add(sink)
-        except OSError:
-            sink.abandon()
-            raise
+        call.daemon.sinks.add(sink)
     except FileExistsError:
         raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name") from None
     except FileNotFoundError:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import pytest
 import trio
 import trio.testing
 
+from daemon.completing import complete_streams
 from daemon.hub import Hub
 from daemon.selection import Selection
-from daemon.sinks.file import FileSink, copy_file, copy_range, refuse_target
+from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import SinkSet
-from daemon.spool.log import Descriptor
 from daemon.stream import RecordingKey, Stream
-from tests.daemon.conftest import append, completed, ended, opened, real
+from tests.daemon.conftest import append, completed, ended, make_hub, opened, real
 from tests.helpers import frames
 from tests.helpers.disks import small_disk
 from tests.helpers.frames import sealed, stream
@@ -50,8 +50,7 @@ def recording(*names: str) -> Selection:
 
 
 def saved(sinks: SinkSet, selection: Selection, path: Path, *, force: bool = False, copy: bool = False) -> FileSink:
-    sink = FileSink(sinks.hub, selection, path, copy=copy)
-    sink.claim(force=force)
+    sink = FileSink(sinks.hub, selection, path, copy=copy, force=force)
     sinks.add(sink)
     return sink
 
@@ -70,12 +69,24 @@ async def done(sink: FileSink, state: str = "complete") -> FileSink:
     return sink
 
 
+async def gone(sinks: SinkSet, sink: FileSink) -> None:
+    """Its daemon is no more."""
+    idle = sinks._idle[sink.id]
+    sinks._scopes[sink.id].cancel()
+    await idle.wait()
+
+
 async def finish(hub: Hub, one: Stream) -> Stream:
     """Its program ends."""
     append(hub, one, sealed(one.data_end))
     hub.end_stream(one, "test")
     await completed(hub, one)
     return one
+
+
+def chunks_of(path: Path) -> list[tuple[int, bytes]]:
+    """The frames of a file, but for store infos, which a concatenation may lose."""
+    return [frame for frame in frames.frames_of(path.read_bytes()) if frame[0] != 1]
 
 
 class TestLink:
@@ -150,6 +161,59 @@ class TestLink:
         assert out.samefile(one.path)
         assert os.listdir(out.parent) == ["out.rrd"]
 
+    async def test_another_stream_joins_in_the_moment_it_is_detached(
+        self, hub: Hub, sinks: SinkSet, out: Path
+    ) -> None:
+        """It must not stay a link, which would grow on."""
+        one = opened(hub, OPEN)
+        sink = FileSink(hub, recording("rec"), out)
+        sink.hold()
+        opened(hub, stream(*real((20, 21))))
+        await sink.detached()
+        assert not out.samefile(one.path)
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads([*PARTS, *real((20, 21))]))
+        assert os.listdir(out.parent) == ["out.rrd"]
+
+    async def test_a_detach_that_is_given_up_changes_nothing(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """Its asker was interrupted, or the daemon stops."""
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out)
+        finishing, usual = trio.Event(), hub.finish
+
+        async def slow(path: Path) -> dict[str, Any]:
+            finishing.set()
+            await trio.sleep_forever()
+            raise AssertionError
+
+        hub.finish = slow
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sinks.detach, sink)
+            await finishing.wait()
+            assert out.samefile(one.path)  # the new one is made beside it
+            assert sink.progress() | {"done_messages": 0} == {
+                "done_bytes": len(OPEN), "total_bytes": len(OPEN), "done_messages": 0, "lag_messages": 0}
+            nursery.cancel_scope.cancel()
+        hub.finish = usual
+        assert (sink.state, os.listdir(out.parent)) == ("following", ["out.rrd"])
+        await finish(hub, one)
+        await done(sink)
+        assert out.samefile(one.path)
+        assert out.read_bytes() == WHOLE
+
+    async def test_killed_in_the_middle_of_a_detach(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = FileSink(hub, one_stream(one), out)
+        states: list[dict[str, Any]] = []
+        sink.hold()
+        sink.saved = lambda: states.append(sink.options())
+        assert await die(hub, sink.detached)
+        assert len(os.listdir(out.parent)) == 2
+        again = FileSink.restore(hub, one_stream(one), str(out), "again", states[-1])
+        await finish(hub, one)
+        await again.deliver()
+        assert os.listdir(out.parent) == ["out.rrd"]
+        assert out.samefile(one.path)
+
     @pytest.mark.parametrize("replaced", [False, True])
     async def test_the_target_is_taken_away(self, hub: Hub, sinks: SinkSet, out: Path, replaced: bool) -> None:
         one = opened(hub, OPEN)
@@ -193,6 +257,7 @@ class TestCopy:
         sink = saved(sinks, one_stream(one), out, copy=True)
         await until(sink, lambda: sink.size == one.data_end)
         options = sink.options()
+        await gone(sinks, sink)
         hub.end_stream(one, "test")
         await completed(hub, one)
         out.write_bytes(b"old" * 100)
@@ -216,6 +281,28 @@ class TestCopy:
         await sinks.detach(sink)
         append(hub, one, *PARTS)
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    @pytest.mark.parametrize("killed", [False, True])
+    async def test_a_detach_that_is_given_up_leaves_no_footer_inside(
+        self, hub: Hub, sinks: SinkSet, out: Path, killed: bool
+    ) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        states: list[dict[str, Any]] = []
+        sink.saved = lambda: states.append(sink.options())
+        if killed:
+            await gone(sinks, sink)
+            assert await die(hub, sink.detached, late=True)
+        else:
+            assert await die(hub, lambda: sinks.detach(sink), late=True)
+        assert out.stat().st_size > len(OPEN)  # it had got its footer
+        append(hub, one, *PARTS[1:])
+        if killed:
+            sink = FileSink.restore(hub, one_stream(one), str(out), "again", states[-1])
+            sinks._start(sink)
+        await until(sink, lambda: sink.delivered_messages == 41)
+        assert out.read_bytes() == OPEN + b"".join(PARTS[1:])
 
     async def test_of_a_file_that_was_cut(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
         """A file that is written is complete, whatever it was made from."""
@@ -266,7 +353,7 @@ class TestMerge:
         one = await ended(hub, OPEN)
         selection = recording("rec")
         sink = FileSink(hub, selection, out)
-        sink.claim(force=False)
+        sink.hold()
         states = [sink.options()]
         sink.saved = lambda: states.append(sink.options())
         await sink.deliver()
@@ -330,6 +417,126 @@ class TestMerge:
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
 
 
+class Killed(BaseException):
+    """The daemon is no more."""
+
+
+async def die(hub: Hub, work: Callable[[], Awaitable[None]], *, late: bool = False) -> bool:
+    """Do something, and have it end where a footer is about to be made, or just has been."""
+    usual, reached = hub.finish, False
+    scope = trio.CancelScope()
+
+    async def last(path: Path) -> dict[str, Any]:
+        nonlocal reached
+        reached = True
+        if late:
+            await usual(path)
+        else:
+            shutil.copy(path, path.with_name(f"{path.name}.left"))  # what a killed process leaves lies there still
+        scope.cancel()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    hub.finish = last
+    with scope:
+        await work()
+    hub.finish = usual
+    for left in list((hub.directory.parent / "out").glob(".*.left")):
+        left.rename(left.with_suffix(""))
+    return reached
+
+
+class TestAnew:
+    """A target that must be written anew is whole meanwhile."""
+
+    @pytest.mark.parametrize("copy", [False, True])
+    async def test_the_old_one_stays_until_the_new_one_has_caught_up(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
+    ) -> None:
+        import threading
+
+        from daemon.sinks import file
+
+        writing, go_on, write = threading.Event(), threading.Event(), file.write_batch
+
+        def slow(*args: Any) -> int:
+            writing.set()
+            assert go_on.wait(30)
+            return write(*args)
+
+        monkeypatch.setattr(file, "write_batch", slow)
+        opened(hub, OPEN)
+        sink = saved(sinks, recording("rec"), out, copy=copy)
+        await until(sink, lambda: out.stat().st_size == len(OPEN) and sink.state == "following")
+        two = opened(hub, stream(*real((20, 21))))
+        await trio.to_thread.run_sync(writing.wait, 30)
+        assert out.read_bytes() == OPEN
+        assert (sink.mode, len(os.listdir(out.parent))) == ("merge", 2)
+        assert sink.lag()[0] == 24
+        go_on.set()
+        with trio.fail_after(20):
+            await sink.durable()
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads([*PARTS, *real((20, 21))]))
+        assert os.listdir(out.parent) == ["out.rrd"]
+        append(hub, two, real((22,))[1])
+        await until(sink, lambda: sink.delivered_messages == 25)
+        assert len(frames.frames_of(out.read_bytes())) == 25
+
+    @pytest.mark.parametrize("kind", ["link", "copy", "anew"])
+    async def test_killed_at_every_step(self, nursery: trio.Nursery, tmp_path: Path, kind: str) -> None:
+        """Wherever a daemon dies: the target is the old or the new one, and the next daemon ends it all."""
+        number = 0
+        while await self.killed(nursery, tmp_path / str(number), kind, number // 2, late=bool(number % 2)):
+            number += 1
+        assert number >= 6
+
+    async def killed(self, nursery: trio.Nursery, place: Path, kind: str, step: int, *, late: bool) -> bool:
+        """A daemon that dies before, or after, it has noted a step. False: it has come to its end before that."""
+        hub, out = make_hub(place / "spool"), place / "out" / "out.rrd"
+        out.parent.mkdir()
+        await nursery.start(complete_streams, hub)
+        if kind == "anew":  # a concatenation, which is made one
+            one = opened(hub, stream(*PARTS, end="bare"), stream(*real((20, 21))))
+            sink = FileSink(hub, one_stream(one), out, copy=True)
+            sink.hold()
+            async with trio.open_nursery() as following:
+                following.start_soon(sink.deliver)
+                await until(sink, lambda: sink.size == one.data_end)
+                following.cancel_scope.cancel()
+            hub.end_stream(one, "test")
+            await completed(hub, one)
+        else:
+            await ended(hub, OPEN)
+            sink = FileSink(hub, recording("rec"), out, copy=kind == "copy")
+            sink.hold()
+            if kind == "copy":
+                await sink.deliver()
+            await ended(hub, stream(*real((20, 21))))
+        before, stored, steps = sorted(chunks_of(out)), sink.options(), 0
+
+        def save() -> None:
+            nonlocal stored, steps
+            steps += 1
+            if late or steps <= step:
+                stored = sink.options()
+            if steps == step + 1:
+                raise Killed
+
+        sink.saved = save
+        dead = False
+        try:
+            await sink.deliver()
+        except Killed:
+            dead = True
+        whole = sorted(frames.payloads([*PARTS[1:], *real((20, 21))[1:]]))
+        assert sorted(chunks_of(out)) in (before, whole)
+        again = FileSink.restore(hub, sink.selection, str(out), "again", stored)
+        await again.deliver()
+        assert sorted(chunks_of(out)) == whole
+        assert os.listdir(out.parent) == ["out.rrd"]
+        return dead
+
+
 class TestRestart:
     @pytest.mark.parametrize("copy", [False, True])
     async def test_a_log_that_is_gone_leaves_the_file_alone(
@@ -347,7 +554,7 @@ class TestRestart:
     async def test_a_file_is_opened_again(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
         source = await hub.open_file(frames.write(tmp_path / "a.rrd", WHOLE))
         sink = FileSink(hub, one_stream(source), out)
-        sink.claim(force=False)
+        sink.hold()
         sink.saved = lambda: None
         sinks._save(sink)
         del hub.streams[source.id]
@@ -360,7 +567,7 @@ class TestRestart:
     async def test_a_source_that_is_none_any_more(self, hub: Hub, sinks: SinkSet, out: Path, tmp_path: Path) -> None:
         source = await hub.open_file(frames.write(tmp_path / "a.rrd", WHOLE))
         sink = FileSink(hub, one_stream(source), out)
-        sink.claim(force=False)
+        sink.hold()
         sinks._save(sink)
         del hub.streams[source.id]
         source.path.write_text("something else altogether")
@@ -371,13 +578,67 @@ class TestRestart:
         assert "found b'some'" in again.last_error
 
 
-class TestClaim:
+class TestAdding:
+    """A daemon that dies while a sink is added leaves no target that nobody owns."""
+
+    @pytest.mark.parametrize("held", [False, True])
+    @pytest.mark.parametrize("copy", [False, True])
+    @pytest.mark.parametrize("force", [False, True])
+    async def test_killed_before_and_after(
+        self, hub: Hub, sinks: SinkSet, out: Path, held: bool, copy: bool, force: bool
+    ) -> None:
+        one = await ended(hub, WHOLE)
+        if force:
+            out.write_text("mine")
+        sink = FileSink(hub, one_stream(one), out, copy=copy, force=force)
+        sinks._save(sink)
+        if held:
+            sink.hold()
+        sinks.restore()
+        (again,) = sinks.active()
+        assert isinstance(again, FileSink)
+        await done(again)
+        assert out.read_bytes() == WHOLE
+        assert out.samefile(one.path) != copy
+        assert list(sinks.directory.iterdir()) == []
+
+    async def test_somebody_elses_file_stays(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        out.write_text("mine")
+        sinks._save(FileSink(hub, one_stream(one), out))
+        sinks.restore()
+        (again,) = sinks.active()
+        assert isinstance(again, FileSink)
+        await done(again, "failed")
+        assert again.last_error == f"file exists: {out}"
+        assert out.read_text() == "mine"
+
+    async def test_it_is_written_down_before_the_target_is_made(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sink = FileSink(hub, one_stream(await ended(hub, WHOLE)), out)
+        written = []
+        monkeypatch.setattr(sink, "hold", lambda: written.extend(sinks.directory.iterdir()))
+        sinks.add(sink)
+        assert [path.stem for path in written] == [sink.id]
+        sinks._scopes[sink.id].cancel()
+
+    async def test_what_cannot_be_is_not_written_down(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = await ended(hub, WHOLE)
+        out.write_text("mine")
+        with pytest.raises(FileExistsError):
+            saved(sinks, one_stream(one), out)
+        assert list(sinks.directory.iterdir()) == []
+        assert sinks.sinks == {}
+
+
+class TestHold:
     async def test_what_is_there_is_not_overwritten(self, hub: Hub, out: Path) -> None:
         one = await ended(hub, WHOLE)
         out.write_text("mine")
         for copy in (False, True):
             with pytest.raises(FileExistsError):
-                FileSink(hub, one_stream(one), out, copy=copy).claim(force=False)
+                FileSink(hub, one_stream(one), out, copy=copy).hold()
         assert out.read_text() == "mine"
 
     @pytest.mark.parametrize("copy", [False, True])
@@ -401,23 +662,23 @@ class TestClaim:
         one = await ended(hub, WHOLE)
         path = out.parent / "none" / "out.rrd"
         with pytest.raises(FileNotFoundError):
-            FileSink(hub, one_stream(one), path).claim(force=True)
+            FileSink(hub, one_stream(one), path, force=True).hold()
         (out.parent / "dir").mkdir()
         for copy in (False, True):
             with pytest.raises(IsADirectoryError):
-                FileSink(hub, one_stream(one), out.parent / "dir", copy=copy).claim(force=True)
+                FileSink(hub, one_stream(one), out.parent / "dir", copy=copy, force=True).hold()
         assert os.listdir(out.parent) == ["dir"]
 
     async def test_taken_back(self, hub: Hub, out: Path) -> None:
         one = await ended(hub, WHOLE)
         sink = FileSink(hub, one_stream(one), out)
-        sink.claim(force=False)
-        sink.abandon()
+        sink.hold()
+        sink.let_go()
         assert not out.exists()
-        sink.claim(force=False)
+        sink.hold()
         out.unlink()
         out.write_text("mine")
-        sink.abandon()
+        sink.let_go()
         assert out.read_text() == "mine"
 
     def test_what_can_never_be_an_output(self, tmp_path: Path) -> None:
@@ -507,7 +768,7 @@ class TestTrouble:
             await trio.run_process(["mount", "-o", "remount,bind,ro", disk])
             append(hub, one, OPEN[-30:])
             again = FileSink.restore(hub, one_stream(one), str(sink.path), "again", options)
-            sinks.add(again)
+            sinks._start(again)
             await until(again, lambda: again.state == "retrying")
             assert "Read-only file system" in again.last_error
             await trio.run_process(["umount", disk])
@@ -521,19 +782,3 @@ class TestTrouble:
         await until(sink, lambda: sink.delivered_messages == 21)
         assert sink.state == "following"
         assert out.read_bytes() == OPEN
-
-
-class TestCopying:
-    def test_ranges_and_files(self, tmp_path: Path) -> None:
-        source = Descriptor(frames.opened(frames.write(tmp_path / "a", bytes(range(256)) * 1000)))
-        copy_file(source, tmp_path / "b", 100_000)
-        assert (tmp_path / "b").read_bytes() == (bytes(range(256)) * 1000)[:100_000]
-        with pytest.raises(OSError, match="shorter than it was"):
-            copy_file(source, tmp_path / "c", 300_000)
-        assert not (tmp_path / "c").exists()
-        with pytest.raises(FileExistsError):
-            copy_file(source, tmp_path / "b", 1)
-        target = os.open(tmp_path / "b", os.O_RDWR)
-        assert copy_range(source.fd, target, 10, 0, 5) == 5
-        assert os.pread(target, 5, 0) == bytes(range(10, 15))
-        os.close(target)

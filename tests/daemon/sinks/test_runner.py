@@ -159,6 +159,41 @@ async def test_detach_that_does_not_work(hub: Hub, sinks: SinkSet) -> None:
     assert (sink.state, sink.last_error, files(sinks)) == ("detached", "Input/output error: /t", [])
 
 
+async def test_a_detach_that_is_given_up(hub: Hub, sinks: SinkSet) -> None:
+    """Who waits for the same sink then has it detached after all."""
+    sink = Paper(hub)
+    sinks.add(sink)
+    await trio.testing.wait_all_tasks_blocked()
+    tidying = trio.Event()
+
+    async def slow() -> None:
+        tidying.set()
+        await trio.sleep_forever()
+
+    quick, sink.detached = sink.detached, slow  # type: ignore[method-assign]
+    async with trio.open_nursery() as others:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sinks.detach, sink)
+            await tidying.wait()
+            others.start_soon(sinks.detach, sink)
+            await trio.testing.wait_all_tasks_blocked()
+            sink.detached = quick  # type: ignore[method-assign]
+            nursery.cancel_scope.cancel()
+        assert (sink.state, files(sinks)) == ("following", [sink.id])
+    assert (sink.state, sink.tidied, files(sinks)) == ("detached", 1, [])
+
+
+async def test_a_detach_that_is_given_up_lets_it_go_on(hub: Hub, sinks: SinkSet) -> None:
+    sink = Paper(hub)
+    sinks.add(sink)
+    await trio.testing.wait_all_tasks_blocked()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await sinks.detach(sink)
+    await trio.testing.wait_all_tasks_blocked()
+    assert (len(sink.tried), sinks.active(), files(sinks)) == (2, [sink], [sink.id])
+
+
 async def test_one_that_completes_while_it_is_detached(hub: Hub, sinks: SinkSet) -> None:
     sink = Paper(hub, ["end"])
     sinks.add(sink)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+from rrd_cli import render
+
 SINK = {"id": "file-1", "kind": "file", "target": "/x/run.rrd", "state": "detached", "delivered_messages": 5}
 
 
@@ -28,3 +30,18 @@ def test_json(fake, rrd):
 
 def test_names_or_all_not_both(private, rrd):
     assert rrd("detach", "--all", "file-1")[0] == 2
+
+
+def test_how_far_it_is(fake, rrd, monkeypatch):
+    """A long file is copied first: a bar on a terminal."""
+    def detach(call):
+        call.progress(sink="file-1", target="/x/run.rrd", done_bytes=512, total_bytes=1024)
+        return {"sinks": [SINK]}
+
+    fake.on("detach", detach)
+    assert rrd("detach", "file-1")[2] == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    code, out, err = rrd("detach", "file-1")
+    assert (code, out) == (0, "detached file-1: /x/run.rrd, 5 messages delivered\n")
+    assert render.progress_line("detaching file-1", 512, 1024, 0) in err
+    assert err.endswith("\r\x1b[K")
