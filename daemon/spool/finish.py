@@ -8,6 +8,7 @@ What may stand after the last whole frame, and what becomes of it:
     nothing, a bare End, a wrong footer         replaced by our footer
     a cut frame or footer, zeros, garbage       cut off, then our footer
     more streams, or frames after damage        the log is rewritten beside itself and renamed over
+    a chunk that was there before               the same: files that came twice, or a sender that said it again
 
 Rules: the daemon runs this as a process of its own, so that a long log costs its event loop nothing. Frames are never
 changed. Killed at any moment and run again it gives the same file: the log is always whole frames and then something
@@ -184,12 +185,12 @@ class _Findings:
     """
 
     def __init__(self, walk: Walk) -> None:
-        self.builder = FooterBuilder()
+        self.builder = FooterBuilder(once=True)
         self.messages = 0
         self.data_end = 0
         self.lost = 0
         self.in_place = True
-        """The file is one header, frames, and then only what can be cut off."""
+        """The file is one header, frames, each chunk once, and then only what can be cut off."""
         after = False
         for piece in walk:
             if isinstance(piece, Frame):
@@ -214,9 +215,10 @@ class _Findings:
                 self.builder.add_store_info(payload)
             elif frame.kind == Kind.ARROW:
                 try:
-                    self.builder.add(payload, frame.offset, size=frame.length)
+                    taken = self.builder.add(payload, frame.offset, size=frame.length)
                 except NeedMore:
-                    self.builder.add(walk.payload(frame), frame.offset)
+                    taken = self.builder.add(walk.payload(frame), frame.offset)
+                self.in_place &= taken
         except BadChunkError as error:
             # It stays where it is, for frames are never changed; but what cannot be read cannot be listed.
             self.builder.problem = self.builder.problem or f"the message at byte {frame.start} is damaged: {error}"

@@ -6,7 +6,8 @@
     frames after a footer, concatenated streams     all frames, one after the other
     a message that no reader could decode           left out
     a chunk that was there before                   left out, as by `rerun rrd merge`; static chunks that later ones
-                                                    override stay, for they are no damage
+                                                    override stay, which that drops: they are messages, and no reader
+                                                    sees a difference
 
 Rules: the input is only read. The output appears under its name when it is complete, and replaces nothing unless told
 to. Frames are copied as they are, with one exception: chunks of SDK 0.23 get the chunk id that a footer needs. Memory
@@ -276,7 +277,7 @@ class _Merging:
         self._out = out
         self._select = select
         self._progress = progress
-        self._builder = FooterBuilder()
+        self._builder = FooterBuilder(once=True)
         self._header = StreamHeader((0, 0, 0, 0), LZ4_OPTIONS, ENCODING_PROTOBUF)
         self._version: tuple[int, ...] = (0, 0, 0)
         """Of the stream that is being read."""
@@ -406,10 +407,10 @@ class _Merging:
             self._upgraded = payload = with_chunk_id(bytes(payload))
         try:
             size = len(payload) if whole else frame.length
-            taken = self._builder.add(payload, offset, size=size, check=whole, once=self._again)
+            taken = self._builder.add(payload, offset, size=size, check=whole)
         except NeedMore:
             payload = walk.payload(frame)
-            taken = self._builder.add(payload, offset, once=self._again)
+            taken = self._builder.add(payload, offset)
         self._report.repeated_messages += not taken
         self._time = self._builder.log_time if taken else None
         return taken

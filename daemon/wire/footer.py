@@ -224,12 +224,16 @@ class _Template:
 class _Store:
     """One manifest under construction."""
 
-    __slots__ = ("columns", "ids", "offsets", "raw_id", "row_counts", "seen", "sizes", "templates", "uncompressed")
+    __slots__ = (
+        "columns", "ids", "known", "offsets", "raw_id", "row_counts", "seen", "sizes", "templates", "uncompressed"
+    )  # fmt: skip
 
     def __init__(self, raw_id: bytes) -> None:
         self.raw_id = raw_id
         self.templates: list[_Template] = []
         self.ids = bytearray()
+        self.known: set[bytes] = set()
+        """The same ids again, to look them up; only where a chunk is to be taken once."""
         self.offsets, self.sizes, self.uncompressed, self.row_counts = array("Q"), array("Q"), array("Q"), array("Q")
         self.seen: set[Any] = set()
         self.columns = 7
@@ -280,15 +284,17 @@ class FooterBuilder:
     Args:
         max_cells: See MAX_CELLS.
         beyond: Go on collecting above it, for the summaries; there will be no footer all the same.
+        once: Refuse a chunk whose id was there before. The set of ids costs another 100 bytes a chunk.
     """
 
-    def __init__(self, *, max_cells: int = MAX_CELLS, beyond: bool = False) -> None:
+    def __init__(self, *, max_cells: int = MAX_CELLS, beyond: bool = False, once: bool = False) -> None:
         self.problem = ""
         """Why there will be no footer; empty as long as there can be one."""
         self.newer_sdk = False
         """The stream is of an SDK that came after this program: it may write what is unknown here."""
         self._max_cells = max_cells
         self._beyond = beyond
+        self._once = once
         self._cells = 0
         self._is_over = False
         self._stores: dict[StoreId, _Store] = {}
@@ -297,7 +303,6 @@ class FooterBuilder:
         self._templates: dict[tuple[bytes, ...], _Template] = {}
         self._layouts: dict[int, list[_Layout]] = {}
         self._last: _Template | None = None
-        self._known: set[tuple[bytes, bytes]] | None = None
         self._scratch = Scratch()
 
     @property
@@ -326,9 +331,7 @@ class FooterBuilder:
         if store.application_id:
             self._applications[store.kind, store.recording_id] = store.application_id
 
-    def add(
-        self, payload: Buffer, offset: int, *, size: int | None = None, check: bool = False, once: bool = False
-    ) -> bool:
+    def add(self, payload: Buffer, offset: int, *, size: int | None = None, check: bool = False) -> bool:
         """Take the next ArrowMsg frame.
 
         Args:
@@ -337,17 +340,16 @@ class FooterBuilder:
             size: Its length, where `payload` is only a beginning of it.
             check: Decode it completely, so that damage is found wherever it can be. A message must have its chunk id
                 then (see with_chunk_id for those of SDK 0.23), and what no known SDK writes is damage, too.
-            once: Refuse a chunk whose id was there before. The set of ids costs another 100 bytes a chunk.
 
         Returns:
-            False: it was there before, and was not taken.
+            False: it was there before, and was not taken; only if that was asked for (`once`).
 
         Raises:
             BadChunkError: it is damaged; as if it had not been given.
             NeedMore: `payload` must be longer; as if it had not been given.
         """
         try:
-            return self._add(payload, offset, len(payload) if size is None else size, check, once)
+            return self._add(payload, offset, len(payload) if size is None else size, check)
         except UnsupportedChunkError as error:
             if check and isinstance(error, UnknownChunkError) and not self.newer_sdk:
                 raise BadChunkError(str(error)) from None
@@ -360,7 +362,7 @@ class FooterBuilder:
                 raise
             raise BadChunkError(f"damaged ({error})") from None
 
-    def _add(self, payload: Buffer, offset: int, size: int, check: bool, once: bool) -> bool:
+    def _add(self, payload: Buffer, offset: int, size: int, check: bool) -> bool:
         msg = parse_arrow_msg(payload, size)
         ipc = Ipc(payload, msg, check, self._scratch)
         end = schema_end(ipc)
@@ -368,7 +370,7 @@ class FooterBuilder:
         template, identity, is_new = self._template(msg.store, head)
         if msg.chunk_id != identity and (check or msg.chunk_id is not None):
             raise BadChunkError("a chunk of two ids, or without one")
-        if once and self._is_known(msg.store, identity):
+        if self._once and (seen := self._by_raw_id.get(msg.store)) is not None and identity in seen.known:
             return False
         body = record_batch_body(ipc, end)
         header = bytes(ipc.raw[end:body])
@@ -413,22 +415,13 @@ class FooterBuilder:
             template.sparse.append((len(template.rows), sparse))
         template.rows.append(len(store.offsets))
         store.ids += identity
-        if self._known is not None:
-            self._known.add((msg.store, identity))
+        if self._once:
+            store.known.add(identity)
         store.offsets.append(offset)
         store.sizes.append(size)
         store.uncompressed.append(msg.uncompressed_size)
         store.row_counts.append(rows)
         return True
-
-    def _is_known(self, raw_id: bytes, identity: bytes) -> bool:
-        if self._known is None:
-            self._known = {
-                (raw, bytes(store.ids[at : at + 16]))
-                for raw, store in self._by_raw_id.items()
-                for at in range(0, len(store.ids), 16)
-            }
-        return (raw_id, identity) in self._known
 
     def _give_up(self) -> None:
         """Too many cells: from now on chunks are looked at, and nothing is kept of them."""

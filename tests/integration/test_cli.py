@@ -62,6 +62,22 @@ class TestStdin:
         assert "saved standard input to out.rrd" in done.stdout
         assert (daemon.path / "out.rrd").read_bytes() == plain.read_bytes()
 
+    def test_the_same_file_again(self, daemon: Home, plain: Path, verify) -> None:
+        """The spool has it twice then, but what is saved has each row once."""
+        for _ in range(2):
+            with open(plain, "rb") as file:
+                daemon.cli("save", "out.rrd", "-", "--force", stdin=file)
+        daemon.cli("save", "once.rrd", "plain")
+        daemon.cli("save", "again.rrd", plain, "once.rrd", "out.rrd")
+        daemon.cli("save", "once-more.rrd", "plain", "--force")
+        whole, *others = json.loads(
+            daemon.cli("info", "--json", plain, "once.rrd", "again.rrd", "once-more.rrd").stdout
+        )
+        for other in others:
+            assert other["recordings"] == whole["recordings"]
+            assert other["footer"]["state"] == "complete"
+        verify(*(daemon.path / f"{name}.rrd" for name in ("once", "again", "once-more")))
+
     def test_a_file_redirected_in(self, daemon: Home, plain: Path) -> None:
         with open(plain, "rb") as file:
             daemon.cli("save", "out.rrd", "-", stdin=file)

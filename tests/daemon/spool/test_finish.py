@@ -106,6 +106,15 @@ def test_logs_of_every_sdk_get_a_footer(version: str, log: Path) -> None:
     assert [m.store for m in footer_of(done)] == [StoreId(1, "rec_small", "app_logger")]
 
 
+def test_a_chunk_that_came_twice_stays_once(log: Path) -> None:
+    """Files that were handed in twice, one after the other or frame by frame, and merged."""
+    once = [chunk(1), chunk(2), chunk(3)]
+    for twice in (once + once, [chunk(1), chunk(1), chunk(2), chunk(3), chunk(2)]):
+        result, done = finished(log, stream(twice))
+        assert (result.rewritten, result.dropped_bytes, result.messages) == (True, 0, 4)
+        assert done == stream(once) + rebuilt(stream(once))[1]
+
+
 def test_cut_at_every_byte(log: Path) -> None:
     intact = stream([chunk(1), chunk(2)])
     ends = [HEADER_SIZE, *(start + length for _, start, length in frames(intact))]

@@ -334,13 +334,13 @@ def test_a_length_that_lz4_cannot_reach_takes_no_memory() -> None:
 
 
 def test_once_refuses_what_was_there() -> None:
-    builder = FooterBuilder()
+    builder = FooterBuilder(once=True)
     for i in (1, 2):
-        builder.add(chunk(i), i)
-    assert not builder.add(chunk(1), 3, once=True)
-    assert builder.add(chunk(3), 4, once=True)
-    assert not builder.add(chunk(3), 5, once=True)
-    assert builder.add(chunk(3, store=store_id("other")), 6, once=True)
+        assert builder.add(chunk(i), i)
+    assert not builder.add(chunk(1), 3)
+    assert builder.add(chunk(3), 4)
+    assert not builder.add(chunk(3), 5)
+    assert builder.add(chunk(3, store=store_id("other")), 6)
     assert builder.chunks == 4
 
 
