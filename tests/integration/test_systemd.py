@@ -6,6 +6,7 @@ The manager runs in a mount namespace of its own, with directories of its own: i
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import shutil
@@ -16,11 +17,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon import descriptors
 from tests.conftest import DEADLINE_S, Home, Peer, missing, wait_for
 from tests.helpers.programs import Program, rows
+from tests.helpers.viewers import ask_viewer, free_port
 
 WATCHDOG_S = 0.6
 
@@ -264,3 +267,31 @@ def test_install_takes_over_from_a_keeper(user_manager):
     home.cli("daemon", "install")
     wait_for(lambda: home.keeper_pid() == home.daemon_pid(), "the service to hold the lock")
     assert int(property_of(home, "rrd.service", "MainPID")) == home.daemon_pid()
+
+
+def test_a_viewer_is_no_part_of_the_service(user_manager, rerun):
+    """A window is its user's: in a scope of its own, there when the service is gone, and fed by the next daemon."""
+    home = user_manager
+    home.cli("daemon", "install")
+    with Program(home, "first", rows=20) as program:
+        program.finish()
+    words = ("spawn", "@latest", "@live", "--headless", "--executable", rerun, "--port", free_port(), "--json")
+    answer = json.loads(home.cli(*words, timeout=90).stdout)
+    pid, port = answer["viewer"]["pid"], int(answer["viewer"]["url"].split(":")[2].split("/")[0])
+    try:
+        scope = f"rrd-viewer-{port}-{home.daemon_pid()}.scope"
+        assert property_of(home, scope, "ActiveState") == "active"
+        assert scope in Path(f"/proc/{pid}/cgroup").read_text()
+        environment = Path(f"/proc/{pid}/environ").read_text()
+        assert not [name for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_", "RRD_") if name in environment]
+        wait_for(lambda: "Recording:first:first" in ask_viewer(port), "the recording in the viewer", 60)
+        home.cli("daemon", "stop", "--force")
+        assert property_of(home, "rrd.service", "ActiveState") == "inactive"
+        assert psutil.pid_exists(pid)
+        with Program(home, "second", rows=20) as program:  # starts the daemon by its socket
+            program.finish()
+        wait_for(lambda: "Recording:second:second" in ask_viewer(port), "what came later", 60)
+        assert home.status()["sinks"][0]["viewer_pid"] == pid
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: property_of(home, scope, "LoadState") == "not-found", "the scope's end")
