@@ -43,10 +43,14 @@ ATTEMPTS = 1000
 
 
 class Nobody(Client):
-    """The client of verbs that the daemon says to itself."""
+    """The client of verbs that the daemon says to itself.
 
-    def __init__(self) -> None:
-        self.pid = 0
+    Args:
+        pid: In whose place: a window opens where that program's user sits. 0: nobody's.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self.agent = "auto"
         self.streams = set()
 
@@ -103,7 +107,7 @@ class Auto:
             self._daemon.nursery.start_soon(self._say, "connect", {"url": rule.connect, "stream": stream.id})
         elif not any(isinstance(sink, ViewerSink) and sink.selection.takes(stream)
                      for sink in self._daemon.sinks.active()):
-            self._daemon.nursery.start_soon(self._say, "spawn", {"stream": stream.id})
+            self._daemon.nursery.start_soon(self._say, "spawn", {"stream": stream.id}, stream.pid or 0)
         await trio.lowlevel.checkpoint()
 
     def _saves(self, rule: Rule, key: RecordingKey) -> bool:
@@ -135,9 +139,9 @@ class Auto:
         return any(isinstance(sink, ViewerSink) and sink.target == url and sink.selection.open_ended
                    for sink in self._daemon.sinks.active())
 
-    async def _say(self, verb: str, args: Message) -> None:
+    async def _say(self, verb: str, args: Message, pid: int = 0) -> None:
         try:
-            await perform(Call(self._daemon, Nobody(), 0, verb, args))
+            await perform(Call(self._daemon, Nobody(pid), 0, verb, args))
         except VerbError as error:
             log.error("auto: %s: %s; %s", verb, error.message, error.hint)
         else:

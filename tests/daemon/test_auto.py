@@ -11,8 +11,9 @@ import pytest
 
 from daemon.auto import directory_of, harmless, path_for
 from daemon.stream import RecordingKey
-from tests.conftest import wait_for
+from tests.conftest import DEADLINE_S, wait_for
 from tests.helpers.programs import Program, rows
+from tests.helpers.viewers import Server, ask_viewer
 
 
 def stream(program="prog.py"):
@@ -101,6 +102,63 @@ def test_new_rules_are_taken_by_reload_and_a_link_is_no_way_out(home):
         settings(home, f'[[auto]]\nsave = "{runs}/{{recording}}.rrd"\n')
         home.call("reload")
         wait_for((runs / "live.rrd").exists, "the file")
+
+
+@pytest.fixture
+def headless(home, rerun):
+    """A program's `rerun` that has no window; those that were started end with the test."""
+    wrapper = home.path / "headless-rerun"
+    wrapper.write_text(f'#!/bin/sh\nexec {rerun} --headless "$@"\n')
+    wrapper.chmod(0o755)
+    yield wrapper
+    for one in home.status()["sinks"]:
+        if one["kind"] == "viewer" and (viewer := pid_of(home, one["target"])):
+            os.kill(viewer, signal.SIGKILL)
+
+
+def pid_of(home, url):
+    return next((one["pid"] for one in home.call("viewers")["viewers"] if one["url"] == url), None)
+
+
+def test_a_viewer_is_spawned_when_none_shows_what_comes(home, headless):
+    settings(home, '[[auto]]\napplication = "robot"\nspawn = true\n')
+    home.cli("daemon", "start")
+    home.env["RERUN_CLI_PATH"] = str(headless)  # the program's: the daemon knows nothing of it
+    with Program(home, "other", rows=5) as other, Program(home, "robot", rows=3000, pause=0.01) as program:
+        other.finish()
+        (sink,) = wait_for(lambda: home.status()["sinks"], "the viewer", 3 * DEADLINE_S)
+        port = int(sink["target"].split(":")[-1].split("/")[0])
+        shown = wait_for(lambda: ask_viewer(port), "what it shows")
+        assert [name for name in shown if "robot" in name] == list(shown)
+        os.kill(home.daemon_pid(), signal.SIGKILL)
+        program.wait_row(20)
+        wait_for(lambda: [one["id"] for one in home.status()["sinks"]] == [sink["id"]], "the same output")
+
+
+def test_no_viewer_is_spawned_where_one_shows_everything(home, rerun):
+    settings(home, '[[auto]]\nspawn = true\n')
+    home.cli("daemon", "start")
+    with Server(home, rerun, "--serve-grpc") as server:
+        mine = home.call("connect", url=server.url, source=["@live"])["sink"]["id"]
+        for name in ("one", "two"):
+            with Program(home, name, rows=5) as program:
+                program.finish()
+        wait_for(lambda: [one["state"] for one in home.recordings()] == ["ended"] * 2, "the recordings' end")
+        assert [one["id"] for one in home.status()["sinks"]] == [mine]
+        assert "auto:" not in home.log
+
+
+def test_connect_some_applications(home, rerun):
+    with Server(home, rerun, "--save", home.path / "seen.rrd") as server:
+        settings(home, f'[[auto]]\napplication = "robot"\nconnect = "{server.url}"\n')
+        home.cli("daemon", "start")
+        for name in ("other", "robot"):
+            with Program(home, name, rows=30) as program:
+                program.finish()
+        wait_for(lambda: [one["state"] for one in home.status()["sinks"]] == ["complete"], "the output's end")
+        server.stop()
+    home.cli("recover", "seen.rrd")
+    assert rows(home.path / "seen.recovered.rrd") == list(range(30))
 
 
 def test_connect_always(home):
