@@ -55,12 +55,15 @@ class Client:
     Args:
         path: The daemon's socket, if not the usual one; then none is started.
         may_start: Start a daemon where there is none.
+        older: Speak an older protocol to a daemon that knows no other. For `stop` and `restart`, which are the same in
+            all of them: they are how one gets rid of it.
 
     Not thread-safe, and one request at a time.
     """
 
-    def __init__(self, path: Path | None = None, *, may_start: bool = True) -> None:
+    def __init__(self, path: Path | None = None, *, may_start: bool = True, older: bool = False) -> None:
         self._path = path
+        self._older = older
         self._may_start = may_start and path is None
         self._socket: socket.socket | None = None
         self._decoder = control.Decoder()
@@ -98,14 +101,19 @@ class Client:
         if self._socket is not None:
             return
         deadline = time.monotonic() + PATIENCE
+        protocol, refused = control.PROTOCOL, None
         while True:
             self._open()
             try:
-                self._hello()
+                self._hello(protocol)
             except (_Lost, control.VerbError) as error:
                 self.close()
                 if isinstance(error, control.VerbError) and error.code != "stopping":
-                    raise
+                    refused = refused or error
+                    if error.code != "protocol" or not self._older or protocol == 0:
+                        raise refused from None
+                    protocol -= 1
+                    continue
                 if time.monotonic() > deadline:
                     raise _keeps_dying() from None
             except (CliError, KeyboardInterrupt):
@@ -254,11 +262,11 @@ class Client:
         self._next_id = 1
         self.stopping = False
 
-    def _hello(self) -> None:
+    def _hello(self, protocol: int) -> None:
         hello = control.hello(AGENT, os.getpid())
         pid = self._peer_pid()
         try:
-            answer = self._exchange("hello", hello["args"], (), HELLO_DEADLINE, None)
+            answer = self._exchange("hello", hello["args"] | {"protocol": protocol}, (), HELLO_DEADLINE, None)
         except NoDaemonError as error:
             raise NoDaemonError(
                 f"the daemon does not answer (waited {HELLO_DEADLINE:.0f} s)",
@@ -267,7 +275,7 @@ class Client:
         spoken = answer.get("protocol")
         self.daemon_version = str(answer.get("version", "?"))
         self.daemon_pid = answered if isinstance(answered := answer.get("pid"), int) else 0
-        if spoken != control.PROTOCOL:
+        if spoken != protocol:
             raise control.VerbError(
                 "protocol",
                 f"the daemon (rrd {self.daemon_version}) speaks protocol {spoken}, this rrd {__version__} speaks "

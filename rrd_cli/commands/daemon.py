@@ -60,7 +60,7 @@ def stop(
     if service.sleeping():
         render.print_lines(["no daemon is running; systemd starts it when it is needed"])
         return
-    with Client(may_start=False) as client:
+    with Client(may_start=False, older=True) as client:
         try:
             client.connect()
         except NoDaemonError:
@@ -83,7 +83,7 @@ def restart() -> None:
     if not is_running():
         start_()
         return
-    with Client() as client:
+    with Client(older=True) as client:
         client.connect()
         before = client.daemon_pid
         with contextlib.suppress(LostError):  # it may be gone before its answer is

@@ -10,6 +10,7 @@ from daemon.wire import control
 from rrd_cli import client as client_module
 from rrd_cli.client import Client
 from rrd_cli.errors import CliError, NoDaemonError
+from tests.rrd_cli.conftest import HangupError
 
 
 def test_a_verb_is_said_and_answered(fake):
@@ -183,6 +184,31 @@ def test_another_protocol_is_named(fake, hello):
         client.connect()
     assert caught.value.code == "protocol"
     assert "restart" in caught.value.hint
+
+
+@pytest.mark.parametrize("spoken", [0, 2])
+def test_an_older_protocol_is_spoken_to_get_rid_of_it(fake, monkeypatch, spoken):
+    """Down to the one that the daemon knows; where it knows none of them, the first refusal counts."""
+
+    def answer(call):
+        if call.verb == "hello" and call.args["protocol"] != spoken:
+            failure = control.protocol_mismatch(call.args["protocol"], "rrd-cli", "9.9")
+            call.send(control.error(call.id, failure))
+            raise HangupError
+        call.send(control.ok(call.id, {"protocol": spoken, "version": "9.9", "pid": 4711}))
+
+    monkeypatch.setattr(fake, "_answer", answer)
+    with Client(older=True) as client:
+        if spoken == 0:
+            client.call("restart")
+            assert client.daemon_version == "9.9"
+        else:
+            with pytest.raises(control.VerbError, match="rrd-cli speaks protocol 1"):
+                client.connect()
+    assert fake.connections == 2
+    with Client() as client, pytest.raises(control.VerbError):
+        client.connect()
+    assert fake.connections == 3
 
 
 def test_a_refused_hello_is_passed_on(fake):
