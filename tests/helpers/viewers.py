@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -177,6 +178,26 @@ def ask_viewer(port: int) -> dict[str, dict[str, tuple[int, int]]]:
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
+def screenshot(home: Home, port: int, name: str) -> Path:
+    """A picture of a viewer, made by itself; kept as NAME.png in the directory RRD_TEST_ARTIFACTS, if that is set."""
+    path = Path(os.environ.get("RRD_TEST_ARTIFACTS") or home.path).absolute() / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    code = "import sys, rerun.experimental as e; e.ViewerClient.connect(sys.argv[1]).save_screenshot(sys.argv[2])"
+    subprocess.run([sys.executable, "-c", code, f"rerun+http://127.0.0.1:{port}/proxy", path], check=True, timeout=60,
+                   capture_output=True)
+    wait_for(path.exists, f"{path}")
+    return path
+
+
+def colours(path: Path) -> int:
+    """How many colours a picture has: an empty window has few."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return len(image.convert("RGB").getcolors(1 << 24) or ())
+
+
 class Relay:
     """A TCP relay in front of a port, whose connections can be cut or slowed down.
 
@@ -257,4 +278,5 @@ def until(
         raise AssertionError(f"{error}: {sink(home, name)}\n{home.log[-3000:]}") from None
 
 
-__all__ = ["GrpcProgram", "Relay", "Server", "ask_viewer", "binary_beside", "free_port", "grpc_url", "sink", "until"]
+__all__ = ["GrpcProgram", "Relay", "Server", "ask_viewer", "binary_beside", "colours", "free_port", "grpc_url",
+           "screenshot", "sink", "until"]
