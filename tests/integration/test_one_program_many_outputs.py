@@ -48,7 +48,7 @@ log(400, 500)
 NOISE = 50_000
 """Colours that the image of noise has, as it is drawn; everything else in a window has some thousands."""
 FELT_S = 1.0
-"""A program that waits for a viewer that is stopped waits for ever; one that shares its cores with four, this at most."""
+"""Who waits for a stopped viewer waits for ever; who shares two cores with them waits no longer than this."""
 
 
 def shows(port: int, last: int) -> Callable[[], bool]:
