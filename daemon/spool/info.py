@@ -51,7 +51,8 @@ def describe(
         numbers, or nanoseconds on timelines of type "timestamp" and "duration";
         `footer`, {state, bytes}, where state is one of RecoveryReport.input_footer's;
         `damage`, a list of {offset, bytes, what};
-        `problem`: why no footer could be made of it, or empty.
+        `problem`: why no footer could be made of it, or empty;
+        `chunk_ids`: whether every message names its chunk; SDK 0.23 left that out.
 
     Raises:
         FormatError: not an .rrd, or none that can be read. The message says what was found, and where.
@@ -169,6 +170,7 @@ class _Look:
             },
             "damage": [{"offset": one.start, "bytes": one.end - one.start, "what": one.why} for one in lost],
             "problem": self._builder.problem,
+            "chunk_ids": not self._builder.lacks_ids,
         }
 
 

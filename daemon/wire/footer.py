@@ -290,6 +290,8 @@ class FooterBuilder:
     def __init__(self, *, max_cells: int = MAX_CELLS, beyond: bool = False, once: bool = False) -> None:
         self.problem = ""
         """Why there will be no footer; empty as long as there can be one."""
+        self.lacks_ids = False
+        """There was a message without its chunk's id, as SDK 0.23 writes them: see with_chunk_id."""
         self.newer_sdk = False
         """The stream is of an SDK that came after this program: it may write what is unknown here."""
         self._max_cells = max_cells
@@ -370,6 +372,7 @@ class FooterBuilder:
         template, identity, is_new = self._template(msg.store, head)
         if msg.chunk_id != identity and (check or msg.chunk_id is not None):
             raise BadChunkError("a chunk of two ids, or without one")
+        self.lacks_ids |= msg.chunk_id is None and len(payload) == size
         if self._once and (seen := self._by_raw_id.get(msg.store)) is not None and identity in seen.known:
             return False
         body = record_batch_body(ipc, end)
@@ -577,7 +580,7 @@ def log_time_of(payload: Buffer, size: int) -> Range | None:
 def with_chunk_id(payload: bytes) -> bytes:
     """A chunk of SDK 0.23, whose envelope does not say its id, as newer SDKs send it; others as they are.
 
-    `rerun rrd verify` takes that id for granted where there is a footer.
+    `rerun rrd verify` (0.41) takes that id for granted where there is a footer, and panics.
 
     Raises:
         BadChunkError: it is damaged.

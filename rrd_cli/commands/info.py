@@ -98,6 +98,8 @@ def lines(found: Mapping[str, Any], name: str, *, limit: int | None) -> list[str
         f"  {render.size(found['bytes'])}, {messages}, Rerun {found['version'] or '?'}{growing}",
         f"  footer: {_footer(found)}",
     ]
+    if not found["chunk_ids"]:
+        result.append("  without chunk ids, as SDK 0.23 has it: `rerun rrd verify` may panic   (rrd recover adds them)")
     if found["streams"] > 1:
         result.append(f"  {found['streams']} streams, one after the other")
     for recording in found["recordings"]:

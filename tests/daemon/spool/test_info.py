@@ -12,7 +12,7 @@ import pytest
 
 from daemon.spool.info import describe
 from daemon.spool.recovery import recover
-from daemon.spool.walk import FormatError
+from daemon.spool.walk import BIG, FormatError
 from daemon.wire.footer import FooterBuilder
 from tests.helpers.chunks import SAMPLES, chunk, store_id, store_info, stream
 from tests.helpers.damage import Case, cases
@@ -38,6 +38,7 @@ def test_samples(version: str, check: bool) -> None:
     assert {"path": "/world/speed", "rows": 5} in recording["entities"]
     assert {"name": "frame", "type": "sequence", "start": 0, "end": 4} in recording["timelines"]
     assert {one["name"]: one["type"] for one in recording["timelines"]}["log_time"] == "timestamp"
+    assert found["chunk_ids"] == (version != "0.23.4")
     assert found["footer"]["state"] == ("empty" if version in ("0.23.4", "0.27.3") else "complete")
 
 
@@ -45,6 +46,7 @@ def test_keys_are_pinned() -> None:
     found = describe(str(SAMPLES["0.41.0"]))
     assert list(found) == [
         "path", "bytes", "version", "streams", "messages", "recordings", "footer", "damage", "problem",
+        "chunk_ids",
     ]
     assert list(found["recordings"][0]) == [
         "kind", "application_id", "recording_id", "sdk_version", "chunks", "static_chunks", "rows", "bytes",
@@ -111,6 +113,13 @@ def test_why_no_footer_can_be_made(tmp_path: Path) -> None:
     path = tmp_path / "in.rrd"
     path.write_bytes(stream([chunk(1, metadata={"sorbet:version": "9.0.0"})]))
     assert "Sorbet version 9.0.0" in describe(str(path))["problem"]
+
+
+def test_ids_that_were_not_looked_at_do_not_lack(tmp_path: Path) -> None:
+    path = tmp_path / "in.rrd"
+    path.write_bytes(stream([chunk(1, components={"A:b": pa.array([[float(i) for i in range(40_000)]])})]))
+    assert path.stat().st_size > BIG
+    assert describe(str(path))["chunk_ids"]
 
 
 def test_too_many_cells_for_a_footer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ FOUND = {
         },
     ],
     "footer": {"state": "complete", "bytes": 9000}, "damage": [], "problem": "",
+    "chunk_ids": True,
 }  # fmt: skip
 WHOLE = """\
 run.rrd
@@ -50,6 +51,10 @@ def show(limit=None, **changed):
 
 def test_a_whole_file():
     assert show() == WHOLE
+
+
+def test_without_chunk_ids():
+    assert "`rerun rrd verify` may panic   (rrd recover adds them)\n" in show(chunk_ids=False)
 
 
 def test_more_entities_than_are_listed():
