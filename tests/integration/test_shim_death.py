@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -180,6 +181,68 @@ log(100, 200)
             assert warnings(program.finish()) == []
         finally:
             os.kill(pid, signal.SIGKILL)
+    assert all_rows(daemon) == list(range(200))
+    assert rows(daemon.path / "out.rrd") == list(range(200))
+
+
+def test_killed_while_the_daemon_is_dead(daemon: Home, python: Path) -> None:
+    """What had left the SDK of a killed program waits in the pipe for the next daemon; the file gets its footer."""
+    with Program(daemon, python, """
+rr.init("app")
+rrd.save("out.rrd")
+log(0, 100)
+assert rrd.flush()
+say("ready")
+wait_for_test()
+log(100, 200)
+rr.get_global_data_recording().flush()
+say("flushed")
+wait_for_test()
+""") as program:
+        program.line()
+        pid = daemon.daemon_pid()
+        os.kill(pid, signal.SIGSTOP)  # it cannot move a byte any more
+        try:
+            program.go_on()
+            assert program.line() == "flushed"
+            program.process.kill()
+            program.process.wait()
+        finally:
+            os.kill(pid, signal.SIGKILL)
+    assert all_rows(daemon) == list(range(200))
+    assert rows(daemon.path / "out.rrd") == list(range(200))
+
+
+def test_all_die_in_the_sdks_own_flush(daemon: Home, python: Path) -> None:
+    """The program is at its end, and waits for a hung daemon to empty the pipe; then daemon and keeper are killed."""
+    with Program(daemon, python, """
+import atexit
+rr.init("app")
+rrd.save("out.rrd")
+log(0, 100)
+assert rrd.flush()
+say("ready")
+wait_for_test()
+for row in range(20):
+    rr.log("image", rr.EncodedImage(contents=os.urandom(1_000_000), media_type="image/png"))
+log(100, 200)
+atexit.register(say, "ending")  # before our handler and Rerun's, which waits: more was logged than a pipe holds
+""") as program:
+        program.line()
+        daemon_pid, keeper = daemon.daemon_pid(), daemon.keeper_pid()
+        for pid in (keeper, daemon_pid):
+            os.kill(pid, signal.SIGSTOP)
+        program.go_on()
+        assert program.line() == "ending"
+        with pytest.raises(subprocess.TimeoutExpired):
+            program.process.wait(1.0)
+        for pid in (keeper, daemon_pid):
+            os.kill(pid, signal.SIGKILL)
+        begin = time.monotonic()
+        errors = program.finish(seconds=30)
+        assert time.monotonic() - begin < 20
+    assert len(warnings(errors)) <= 1, errors
+    wait_for(lambda: daemon.keeper_pid(), "a new keeper")
     assert all_rows(daemon) == list(range(200))
     assert rows(daemon.path / "out.rrd") == list(range(200))
 
