@@ -53,6 +53,8 @@ VERSION_S = 10.0
 """How long `rerun --version` may take: a tenth of a second, on a cold disk a few."""
 EXTRACT_S = 60.0
 """How long it may take to copy 50 MB out of a running `rerun`."""
+WASM_HEADER = 8
+"""`\\0asm` and a version."""
 MAX_ASSET = 1 << 29
 """The wasm is 43 to 67 MB; half a gigabyte is no viewer."""
 
@@ -99,6 +101,14 @@ class Viewer:
         """What is appended to a file as it is served."""
         return NOTEBOOK_EXPORT if self.kind == "notebook" and name == NOTEBOOK_JS else b""
 
+    def length(self, name: str) -> int:
+        """How much of a file is served, bytes from its beginning.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return wasm_length(self.files[name]) if name == WASM else self.files[name].stat().st_size
+
     def content_type(self, name: str) -> str:
         """The media type of a file. Browsers compile wasm while it arrives only if it is called that."""
         return _CONTENT_TYPES[os.path.splitext(name)[1]]
@@ -108,6 +118,33 @@ def parse_version(text: str) -> Version | None:
     """The first `x.y.z` in a text; None if there is none."""
     match = re.search(r"(\d{1,5})\.(\d{1,5})\.(\d{1,5})", text)
     return (int(match[1]), int(match[2]), int(match[3])) if match else None
+
+
+def wasm_length(path: Path) -> int:
+    """Where the custom sections at a module's end begin: the notebook's has 24 of its 67 MB there, names of functions.
+
+    A module is the same without them (WebAssembly core specification, binary modules: id u8, length LEB128, body).
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        at = end = WASM_HEADER
+        while at < size:
+            file.seek(at)
+            head = file.read(6)
+            length = 0
+            for used, byte in enumerate(head[1:], 1):
+                length |= (byte & 0x7F) << 7 * (used - 1)
+                if byte < 0x80:
+                    break
+            else:
+                return size  # no module that is known here: all of it, then
+            at += 1 + used + length
+            if head[0] != 0:
+                end = at
+    return end if at == size else size
 
 
 def _key(*files: Path) -> str:
@@ -199,7 +236,7 @@ class Library:
         async with self._lock:
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                await trio.to_thread.run_sync(_compress, viewer.files[name], path, viewer.suffix(name))
+                await trio.to_thread.run_sync(_compress, viewer, name, path)
         return path
 
     async def find(self, pids: Sequence[int] = (), data: Version | None = None) -> Viewer:
@@ -374,12 +411,15 @@ def _fetch(port: int, into: Path) -> None:
             connection.close()
 
 
-def _compress(source: Path, target: Path, suffix: bytes) -> None:
+def _compress(viewer: Viewer, name: str, target: Path) -> None:
     """Runs in a thread."""
-    with tempfile.NamedTemporaryFile(dir=target.parent) as work, open(source, "rb") as file:
+    with tempfile.NamedTemporaryFile(dir=target.parent) as work, open(viewer.files[name], "rb") as file:
         with gzip.open(work, "wb", compresslevel=6) as out:
-            shutil.copyfileobj(file, out, 1 << 20)
-            out.write(suffix)
+            left = viewer.length(name)
+            while left > 0 and (data := file.read(min(left, 1 << 20))):
+                out.write(data)
+                left -= len(data)
+            out.write(viewer.suffix(name))
         work.flush()
         with contextlib.suppress(FileExistsError):
             os.link(work.name, target)

@@ -82,12 +82,14 @@ def file_name(name: str) -> str:
     return f"{safe or 'recording'}.rrd"
 
 
-async def send_file(exchange: Exchange, path: Path, kind: str, *, suffix: bytes = b"", validator: str = "") -> None:
+async def send_file(exchange: Exchange, path: Path, kind: str, *, length: int | None = None, suffix: bytes = b"",
+                    validator: str = "") -> None:
     """Answer with a file, or the part of it that was asked for.
 
     Args:
         path: The file; that it is removed meanwhile does not matter.
         kind: Its media type.
+        length: Only so many bytes of it; by default all.
         suffix: Sent after the file's own bytes, as if they were its.
         validator: An ETag's value; by default made of size and time.
 
@@ -98,7 +100,8 @@ async def send_file(exchange: Exchange, path: Path, kind: str, *, suffix: bytes 
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         found = os.fstat(fd)
-        size = found.st_size + len(suffix)
+        own = found.st_size if length is None else min(length, found.st_size)
+        size = own + len(suffix)
         tag = f'"{validator or f"{found.st_ino:x}-{found.st_size:x}-{found.st_mtime_ns:x}"}"'
         headers = [("Content-Type", kind), ("ETag", tag), ("Accept-Ranges", "bytes")]
         request = exchange.request
@@ -117,16 +120,16 @@ async def send_file(exchange: Exchange, path: Path, kind: str, *, suffix: bytes 
         await exchange.begin(status, headers, end - start)
         if request.method != "HEAD":
             at = start
-            while at < min(end, found.st_size):
-                count = min(FILE_PIECE, end - at, found.st_size - at)
+            while at < min(end, own):
+                count = min(FILE_PIECE, end - at, own - at)
                 data = await trio.to_thread.run_sync(os.pread, fd, count, at)
                 if not data:
                     raise OSError(errno.EIO, "file is shorter than it was", os.fspath(path))
                 # A native viewer cannot resume: it may read as slowly as it likes.
                 await exchange.send(data, patience=math.inf)
                 at += len(data)
-            if end > found.st_size:
-                await exchange.send(suffix[max(0, start - found.st_size) : end - found.st_size])
+            if end > own:
+                await exchange.send(suffix[max(0, start - own) : end - own])
         await exchange.end()
     finally:
         os.close(fd)

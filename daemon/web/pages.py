@@ -251,16 +251,18 @@ class Site:
             raise HttpError(404, "this viewer is not here any more", "reload the page")
         exchange.headers.append(("Cache-Control", FOREVER))
         kind, suffix, path, tag = viewer.content_type(name), viewer.suffix(name), viewer.files[name], f"{key}-{name}"
+        length: int | None = viewer.length(name)
         request = exchange.request
         # On this machine, and through an ssh tunnel that compresses or not as its user chose, it would only cost time.
         if not is_loopback(request.peer) and "gzip" in request.headers.get("accept-encoding", ""):
             exchange.headers += [
                 ("Content-Encoding", "gzip"),
                 ("Vary", "Accept-Encoding"),
-                ("rerun-final-length", str(path.stat().st_size + len(suffix))),  # for the viewer's progress bar
+                ("rerun-final-length", str(viewer.length(name) + len(suffix))),  # for the viewer's progress bar
             ]
             path, suffix, tag = await self.library.compressed(viewer, name), b"", f"{tag}-gzip"
-        await send_file(exchange, path, kind, suffix=suffix, validator=tag)
+            length = None
+        await send_file(exchange, path, kind, length=length, suffix=suffix, validator=tag)
 
     # -- data ------------------------------------------------------------------------------------------------------
 

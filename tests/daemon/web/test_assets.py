@@ -161,6 +161,26 @@ def test_a_programs_own_installation_is_found_by_its_mapped_files():
     assert assets.site_of_process(program.pid) is None
 
 
+def section(number: int, body: bytes) -> bytes:
+    """A section of a wasm module; its length takes two bytes."""
+    return bytes([number, 0x80 | len(body) & 0x7F, len(body) >> 7]) + body
+
+
+MODULE = b"\0asm\1\0\0\0" + section(1, b"types") + section(0, b"\4kept") + section(10, b"code" * 50)
+NAMES = section(0, b"\4name" + b"x" * 300) + section(0, b"\x09producers")
+
+
+@pytest.mark.parametrize(("file", "served"), [
+    (MODULE + NAMES, MODULE), (MODULE, MODULE),
+    (MODULE + NAMES[:-1], MODULE + NAMES[:-1]),  # cut: not ours to judge
+    (MODULE + b"\0" + b"\xff" * 6, MODULE + b"\0" + b"\xff" * 6), (b"\0asm", b"\0asm"), (b"", b""),
+])
+def test_names_of_functions_are_not_served(tmp_path, file, served):
+    path = tmp_path / WASM
+    path.write_bytes(file)
+    assert file[: assets.wasm_length(path)] == served
+
+
 async def test_gzip_is_made_once_and_holds_what_is_served(tmp_path, library):
     import gzip
 
@@ -170,5 +190,8 @@ async def test_gzip_is_made_once_and_holds_what_is_served(tmp_path, library):
     assert gzip.decompress(path.read_bytes()) == b"class WebViewer {}" + viewer.suffix(NOTEBOOK_JS)
     before = path.stat().st_mtime_ns
     assert await one.compressed(viewer, NOTEBOOK_JS) == path
+    viewer.files[WASM].write_bytes(MODULE + NAMES)
+    wasm = await one.compressed(viewer, WASM)
+    assert gzip.decompress(wasm.read_bytes()) == MODULE
     assert path.stat().st_mtime_ns == before
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == sorted([path, wasm])
