@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-import warnings
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,8 @@ import pytest
 
 from daemon.wire import control
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
+from tests.helpers.shim import rows
+from tests.helpers.viewers import Server, ask_viewer, free_port
 from tests.sdk import drivers
 
 pytestmark = pytest.mark.timeout(3600)  # the first one builds Rerun
@@ -113,20 +115,6 @@ class Driver:
                 pipe.close()
             except BrokenPipeError:
                 continue  # it had ended before it heard the last command
-
-
-def rows(path: Path) -> list[int]:
-    """The rows in a file, sorted, with doubles; read by Rerun's own reader."""
-    import rerun.chunk
-
-    found: list[int] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a live file has no footer yet
-        reader = rerun.chunk.RrdReader(str(path))
-    for chunk in reader.stream():
-        if chunk.entity_path == "/log":
-            found += chunk.to_record_batch().column("row").to_pylist()
-    return sorted(found)
 
 
 def settled(home: Home, outputs: int) -> bool:
@@ -258,6 +246,131 @@ def test_stdout_flag(daemon: Home, command: list[str]) -> None:
     wait_for(lambda: written() == list(range(25)), "all rows")
 
 
+@pytest.mark.parametrize("command", ["rust", "cpp", "c-api"], indirect=True)
+def test_flags_add_up(daemon: Home, command: list[str]) -> None:
+    """Any number of outputs together; in Python the flags are those of the installed SDK, one of each."""
+    (daemon.path / "a.rrd").write_text("old")
+    url = "rerun+http://127.0.0.1:9/proxy"
+    flags = ["--save", "a.rrd", "--save=b.rrd", "--force", "--connect", url, "--serve", "--bind", "127.0.0.1",
+             "--headless"]
+    done = subprocess.run([*command, *flags, "--count", "25"], cwd=daemon.path, env=environment(daemon),
+                          capture_output=True, text=True, check=False, timeout=2 * DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:" in done.stderr
+    wait_for(lambda: settled(daemon, 2), "the files")
+    assert rows(daemon.path / "a.rrd") == rows(daemon.path / "b.rrd") == list(range(25))
+    kinds = sorted((found["kind"], found["target"]) for found in daemon.status()["sinks"] if found["kind"] != "file")
+    assert ("viewer", url) in kinds
+    assert len(kinds) == 2
+
+
+def test_headless_flag(daemon: Home, command: list[str]) -> None:
+    """No output, and everything is kept."""
+    subprocess.run([*command, "--headless", "--count", "25"], cwd=daemon.path, env=environment(daemon),
+                   capture_output=True, check=True, timeout=2 * DEADLINE_S)
+    assert daemon.status()["sinks"] == []
+    daemon.cli("save", "late.rrd", "--wait")
+    assert rows(daemon.path / "late.rrd") == list(range(25))
+
+
+def test_a_file_is_not_overwritten(daemon: Home, command: list[str]) -> None:
+    """A flag that cannot be obeyed ends the program, and says why."""
+    (daemon.path / "mine.rrd").write_text("precious")
+    done = subprocess.run([*command, "--save", "mine.rrd", "--count", "25"], cwd=daemon.path, env=environment(daemon),
+                          capture_output=True, text=True, check=False, timeout=2 * DEADLINE_S)
+    assert done.returncode == 1
+    assert "mine.rrd" in done.stderr
+    assert (daemon.path / "mine.rrd").read_text() == "precious"
+
+
+def test_switched_off(home: Home, command: list[str]) -> None:
+    """RERUN=off: every verb does nothing, and no daemon is started or missed."""
+    with Driver(home, command, RERUN="off") as program:
+        assert program.ask("save run.rrd") == "buffering"
+        assert program.ask("attach") == "buffering"
+        program.ok("log 5")
+        program.ok("flush")
+        assert "warning" not in program.finish()
+    assert not home.socket.exists()
+    assert not (home.path / "run.rrd").exists()
+
+
+def test_threads(daemon: Home, command: list[str], verify) -> None:
+    """Many log, and many say verbs at once: one stream, all rows once, a file for each who asked."""
+    with Driver(daemon, command) as program:
+        (stream,) = program.ok("crowd 6")
+        program.ok("threads 8 250")
+        assert program.ok("attach")[0] == stream
+        program.finish()
+    wait_for(lambda: settled(daemon, 6), "the files")
+    files = [daemon.path / f"crowd-{number}.rrd" for number in range(6)]
+    verify(*files)
+    assert [rows(file) for file in files] == [list(range(2000))] * 6
+    assert len(daemon.recordings()) == 1
+
+
+def test_two_recordings_at_once(daemon: Home, command: list[str], verify) -> None:
+    """Each has its stream and its file; one dies with the daemon's help as little as the other."""
+    with Driver(daemon, command) as program:
+        one, _, _ = program.ok("save one.rrd")
+        two, _, _ = program.ok("second two.rrd 30")
+        assert one != two
+        os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        program.ok("log 20")
+        program.ok("end")
+        wait_for(lambda: len(daemon.status()["streams"]) == 1, "the end of one of them")
+        assert program.finish() == ""
+    wait_for(lambda: settled(daemon, 2), "the files")
+    verify(daemon.path / "one.rrd", daemon.path / "two.rrd")
+    assert rows(daemon.path / "one.rrd") == list(range(20))
+    assert rows(daemon.path / "two.rrd") == list(range(30))
+
+
+def test_one_recording_after_another(daemon: Home, command: list[str]) -> None:
+    """Dropped without a detach, and begun again where it was in memory: none is taken for the one before it."""
+    streams = set()
+    with Driver(daemon, command) as program:
+        for number in range(4):
+            program.ok(f"other run-{number}")
+            streams |= {program.ok(f"save {number}.rrd")[0]}
+            program.ok(f"log {10 * number + 10}")
+        program.finish()
+    wait_for(lambda: settled(daemon, 4), "the files")
+    assert len(streams) == 4
+    assert [rows(daemon.path / f"{number}.rrd") for number in range(4)] == [
+        list(range(10 * number + 10)) for number in range(4)]
+
+
+def test_a_forked_child_ends(daemon: Home, command: list[str]) -> None:
+    """It has copies of all descriptors, and leaves its parent's stream alone."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 100")
+        program.ok("fork exit")
+        program.ok("log 100")
+        program.ok("save second.rrd copy")
+        program.finish()
+    wait_for(lambda: settled(daemon, 2), "the files")
+    assert rows(daemon.path / "run.rrd") == rows(daemon.path / "second.rrd") == list(range(200))
+
+
+def test_a_forked_child_stays(daemon: Home, command: list[str]) -> None:
+    """The stream ends with the program that logs, whoever else still holds the pipe."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd")
+        program.ok("log 100")
+        child = int(program.ok("fork stay")[0])
+        try:
+            program.ok("log 100")
+            program.ok("flush")
+            program.process.kill()
+            wait_for(lambda: settled(daemon, 1), "the file")
+            os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+    assert rows(daemon.path / "run.rrd") == list(range(200))
+
+
 def test_flags_that_make_no_sense(home: Home, command: list[str]) -> None:
     """A usage error, before anything is started."""
     done = subprocess.run([*command, "--save"], cwd=home.path, env=environment(home), capture_output=True, text=True,
@@ -267,15 +380,68 @@ def test_flags_that_make_no_sense(home: Home, command: list[str]) -> None:
     assert not home.socket.exists()
 
 
-def test_serve(daemon: Home, command: list[str]) -> None:
-    """A URL comes back, and somebody answers there."""
+def test_serve(daemon: Home, command: list[str], verify) -> None:
+    """A URL comes back, and the recording is to be had there, also after the program's end."""
     with Driver(daemon, command) as program:
-        program.ok("log 5")
+        program.ok("log 50")
         _, _, url = program.ok("serve")
         assert url.startswith("http://127.0.0.1:")
-        host, port = url.split("/")[2].split(":")
-        socket.create_connection((host, int(port)), DEADLINE_S).close()
+        program.ok("log 50")
         program.finish()
+    wait_for(lambda: not daemon.status()["streams"], "the stream's end")
+    page, query = url.split("/view?")
+    token = query.split("token=")[1].split("&")[0]
+    with urllib.request.urlopen(f"{page}/recordings/one.rrd?token={token}", timeout=DEADLINE_S) as answer:
+        (daemon.path / "web.rrd").write_bytes(answer.read())
+    verify(daemon.path / "web.rrd")
+    assert rows(daemon.path / "web.rrd") == list(range(100))
+
+
+def test_spawn(daemon: Home, command: list[str]) -> None:
+    """A real viewer shows what was logged before and after, and outlives program and daemon; the next one uses it."""
+    port = free_port()
+    with Driver(daemon, command) as program:
+        program.ok("log 50")
+        _, sink, url = program.ok(f"spawn {port}")
+        viewer = next(found for found in daemon.call("viewers")["viewers"] if found["url"] == url)
+        try:
+            assert url == f"rerun+http://127.0.0.1:{port}/proxy"
+            assert viewer["sinks"] == [sink]
+            program.ok("log 50")
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            program.ok("log 50")
+            program.ok("save run.rrd")
+            program.finish()
+            wait_for(lambda: shown(port, "one") == (0, 149), "all of it in the viewer", 2 * DEADLINE_S)
+            with Driver(daemon, command, "--recording-id", "later") as second:
+                second.ok("log 10")
+                assert second.ok(f"spawn {port}")[2] == url
+                second.finish()
+            wait_for(lambda: shown(port, "later") == (0, 9), "the next one in the viewer", 2 * DEADLINE_S)
+            wait_for(lambda: settled(daemon, 3), "delivery to the viewer, twice, and the file")
+        finally:
+            os.kill(viewer["pid"], signal.SIGKILL)
+    assert rows(daemon.path / "run.rrd") == list(range(150))
+
+
+def shown(port: int, recording: str) -> tuple[int, ...]:
+    """The first and the last row of a recording that a viewer shows; nothing before it does."""
+    return tuple(ask_viewer(port).get(f"Recording:driver:{recording}", {}).get("frame", ()))
+
+
+def test_connect_to_a_server(daemon: Home, command: list[str], rerun: Path) -> None:
+    """A real server has all rows of a program that was killed, and so has its other output."""
+    saved = daemon.path / "saved.rrd"
+    with Server(daemon, rerun, "--save", saved) as server, Driver(daemon, command) as program:
+        program.ok("log 50")
+        program.ok("save run.rrd")
+        program.ok(f"connect {server.url}")
+        program.ok("log 50")
+        program.ok("flush")
+        program.process.kill()
+        wait_for(lambda: settled(daemon, 2), "delivery")
+        server.stop()
+    assert rows(saved) == rows(daemon.path / "run.rrd") == list(range(100))
 
 
 def test_connect(daemon: Home, command: list[str]) -> None:
@@ -303,16 +469,21 @@ def test_low_latency(daemon: Home, command: list[str]) -> None:
         assert chunks > 15
 
 
-def test_program_killed(daemon: Home, command: list[str], verify) -> None:
-    """SIGKILL: all that had left the SDK is in the file, which is complete soon after."""
+@pytest.mark.parametrize("how", ["kill", "abort"])
+def test_program_killed(daemon: Home, command: list[str], verify, how: str) -> None:
+    """All that had left the SDK is in the file, which is complete soon after."""
     with Driver(daemon, command) as program:
         program.ok("save run.rrd")
         program.ok("log 500")
         program.ok("flush")
-        program.send("log 100000 100")
-        wait_for(lambda: daemon.recordings()[0]["messages"] > 6, "some more")
-        program.process.kill()
-        program.process.wait()
+        if how == "kill":
+            program.send("log 100000 100")
+            wait_for(lambda: daemon.recordings()[0]["messages"] > 6, "some more")
+            program.process.kill()
+        else:
+            program.ok("log 100")
+            program.send("abort")
+        assert program.process.wait(DEADLINE_S) < 0
         wait_for(lambda: settled(daemon, 1), "the file")
     verify(daemon.path / "run.rrd")
     found = rows(daemon.path / "run.rrd")

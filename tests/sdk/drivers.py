@@ -37,7 +37,12 @@ def rust_driver() -> list[str]:
 
 
 def cpp_driver() -> list[str]:
-    """The command that runs the C++ program."""
+    """The command that runs the C++ program.
+
+    RRD_TEST_CPP_DRIVER names one that was built by hand: with Rerun's C++ SDK proper, or with a sanitizer.
+    """
+    if given := os.environ.get("RRD_TEST_CPP_DRIVER"):
+        return [given]
     compiler = os.environ.get("CXX") or "g++"
     found = shutil.which(compiler)
     if found is None:

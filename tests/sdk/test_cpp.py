@@ -1,8 +1,9 @@
-"""rrd.hpp by itself: the vectors, the flags, clean under strict warnings, and the CMake package."""
+"""rrd.hpp by itself: the vectors, the flags, clean under strict warnings, what is documented, and the CMake package."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -52,7 +53,21 @@ def test_header_twice_without_exceptions_in_cpp20(compiler: str, tmp_path: Path)
     drivers.compile_cpp(compiler, [*flags, *files, "-o", str(tmp_path / "two"), "-lpthread"])
 
 
-@pytest.mark.parametrize("installed", [True, False], ids=["find_package", "sources"])
+@pytest.mark.parametrize("page", ["README.md", "sdk/cpp/README.md", "sdk/cpp/example/main.cpp"])
+def test_what_is_documented_compiles(compiler: str, tmp_path: Path, page: str) -> None:
+    """As strictly as the rest; a block without a main stands in one."""
+    text = (ROOT / page).read_text()
+    blocks = [text] if page.endswith(".cpp") else re.findall(r"^```cpp\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert blocks
+    for block in blocks:
+        source = tmp_path / "block.cpp"
+        source.write_text(block if "int main(" in block else (
+            f"#include <rerun.hpp>\n#include <rrd.hpp>\nint main(int argc, char** argv) {{\n{block}}}\n"))
+        drivers.compile_cpp(compiler, [*drivers.flags(), "-I", str(ROOT / "tests/sdk/cpp/stub"), "-fsyntax-only",
+                                       str(source)])
+
+
+@pytest.mark.parametrize("installed", [True, False], ids=["find_package", "FetchContent"])
 def test_cmake(compiler: str, tmp_path: Path, installed: bool) -> None:
     """Both ways to have it in a CMake project."""
     cmake = shutil.which("cmake")
@@ -66,13 +81,12 @@ def test_cmake(compiler: str, tmp_path: Path, installed: bool) -> None:
                               env=os.environ | {"CXX": compiler})
         assert done.returncode == 0, done.stdout + done.stderr
 
-    source = str(ROOT / "sdk/cpp")
     if installed:
-        say("-S", source, "-B", str(tmp_path / "rrd"), f"-DCMAKE_INSTALL_PREFIX={prefix}")
+        say("-S", str(ROOT / "sdk/cpp"), "-B", str(tmp_path / "rrd"), f"-DCMAKE_INSTALL_PREFIX={prefix}")
         say("--install", str(tmp_path / "rrd"))
         where = f"-DCMAKE_PREFIX_PATH={prefix}"
     else:
-        where = f"-DRRD_SOURCE={source}"
+        where = f"-DRRD_SOURCE={ROOT}"
     say("-S", str(ROOT / "tests/sdk/cpp/package"), "-B", str(build), where)
     say("--build", str(build))
     run(build / "control")

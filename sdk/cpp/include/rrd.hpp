@@ -132,7 +132,7 @@ namespace rrd {
 
     /// What a verb added: where the recording's stream is, and what it goes to. What there is none of is empty.
     struct Output {
-        /// Id of the recording's stream, as in `rrd status`. Empty if there is no daemon.
+        /// Id of the recording's stream, as in `rrd status`. Empty if there is no daemon, or the recording is disabled.
         std::string stream;
         /// Id of the new output, for `detach`.
         std::string sink;
@@ -832,7 +832,7 @@ namespace rrd {
 
         /// What is known of a recording.
         struct Identity {
-            /// Tells it from the others of this process.
+            /// Tells it from the others of this process. Empty: it is disabled, and every verb does nothing.
             std::string key;
             /// Its ids, if the SDK tells them: else the daemon reads them in the stream.
             std::string application_id;
@@ -1570,6 +1570,12 @@ namespace rrd {
 
         template <typename Rec>
         struct has_flush<Rec, std::void_t<decltype(std::declval<const Rec&>().flush_blocking())>> : std::true_type {};
+
+        template <typename Rec, typename = void>
+        struct has_switch : std::false_type {};
+
+        template <typename Rec>
+        struct has_switch<Rec, std::void_t<decltype(std::declval<const Rec&>().is_enabled())>> : std::true_type {};
     } // namespace detail
 
     /// What is asked of a recording: who it is, to save to a path, to flush, to write to stdout. This one is for
@@ -1582,6 +1588,11 @@ namespace rrd {
 #else
             const char* sdk = "rerun-sdk (c++)";
 #endif
+            if constexpr (detail::has_switch<Rec>::value) {
+                if (!rec.is_enabled()) {
+                    return {};
+                }
+            }
             return {"at " + std::to_string(reinterpret_cast<std::uintptr_t>(&rec)), "", "", sdk};
         }
 
@@ -1611,11 +1622,16 @@ namespace rrd {
     };
 
     namespace detail {
-        /// The recording's stream; opens it if there is none. Nothing: there is no daemon, and the user knows.
+        /// The recording's stream; opens it if there is none. Nothing: there is no daemon, and the user knows; or the
+        /// recording is disabled.
         template <typename Rec>
         Result<std::shared_ptr<Stream>> opened(const Rec& rec) {
+            const auto identity = RecordingTraits<Rec>::identity(rec);
+            if (identity.key.empty()) {
+                return std::shared_ptr<Stream>();
+            }
             auto& link = Link::get();
-            auto stream = link.open(RecordingTraits<Rec>::identity(rec), [&](const std::string& path) {
+            auto stream = link.open(identity, [&](const std::string& path) {
                 return RecordingTraits<Rec>::save(rec, path);
             });
             if (stream.is_err() && is_no_daemon(stream.error)) {

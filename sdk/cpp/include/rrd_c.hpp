@@ -28,6 +28,10 @@ namespace rrd {
     template <>
     struct RecordingTraits<CStream> {
         static detail::Identity identity(const CStream& rec) {
+            rr_error error{};
+            if (!rr_recording_stream_is_enabled(rec.id, &error)) {
+                return {};
+            }
             const std::string sdk = std::string("rerun-sdk ") + rr_version_string() + " (c)";
             return {"number " + std::to_string(rec.id), rec.application_id, rec.recording_id, sdk};
         }

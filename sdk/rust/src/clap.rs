@@ -9,6 +9,10 @@ pub const DEFAULT_URL: &str = "rerun+http://127.0.0.1:9876/proxy";
 
 /// Where the recording goes: the flags of `rerun::clap::RerunArgs`, but any number of them together.
 ///
+/// What differs: a file that exists is refused unless `--force`; `--bind` is 127.0.0.1 unless said otherwise, and needs
+/// `--serve`; `--stdout` goes with nothing else; nothing waits at the end, since the daemon serves. A blueprint is the
+/// builder's: `with_blueprint`.
+///
 /// ```no_run
 /// #[derive(Debug, clap::Parser)]
 /// struct Args {
@@ -62,6 +66,14 @@ pub struct RrdArgs {
     /// No output now: the daemon keeps the recording, for `rrd save` and the like.
     #[arg(long, conflicts_with = "spawn")]
     pub headless: bool,
+
+    /// Taken because `rerun::clap::RerunArgs` takes it: the daemon serves from its log on disk, which has no such limit.
+    #[arg(long, value_name = "SIZE", hide = true)]
+    pub server_memory_limit: Option<String>,
+
+    /// Taken because `rerun::clap::RerunArgs` takes it: pages show what is there at once, whatever its order.
+    #[arg(long, hide = true)]
+    pub newest_first: bool,
 }
 
 impl RrdArgs {

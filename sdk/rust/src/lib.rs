@@ -292,12 +292,7 @@ fn opened(rec: &impl Recording, latency: Latency) -> Result<Option<std::sync::Ar
     }
 }
 
-fn add(
-    rec: &impl Recording,
-    latency: Latency,
-    verb: &str,
-    args: impl FnOnce(&str) -> Map,
-) -> Result<Output, Error> {
+fn add(rec: &impl Recording, latency: Latency, verb: &str, args: impl FnOnce(&str) -> Map) -> Result<Output, Error> {
     let Some(stream) = opened(rec, latency)? else { return Ok(Output::default()) };
     let result = Link::get().request(verb, &args(&stream.id), &[], VERB_TIMEOUT)?;
     let sink = result.map("sink");

@@ -187,7 +187,10 @@ impl Link {
                 Ok(result) => return Ok(result),
             }
         }
-        Err(Error::unavailable(format!("the daemon went away {ATTEMPTS} times during `{verb}`"), "see `rrd daemon logs`"))
+        Err(Error::unavailable(
+            format!("the daemon went away {ATTEMPTS} times during `{verb}`"),
+            "see `rrd daemon logs`",
+        ))
     }
 
     /// A `save` that is said again may meet the sink of the first time: then that one is the answer.
@@ -245,7 +248,9 @@ impl Link {
                 Ok(_) => {
                     let state = self.lock();
                     let stream = state.streams.iter().find(|stream| Arc::ptr_eq(&stream.pipe, &pipe));
-                    return stream.cloned().ok_or_else(|| Error::unavailable("the daemon ended the stream at once", ""));
+                    return stream
+                        .cloned()
+                        .ok_or_else(|| Error::unavailable("the daemon ended the stream at once", ""));
                 }
             }
         }
@@ -442,14 +447,14 @@ impl Link {
                 }
             }
             match made.and_then(|found| found.map(|socket| greet(socket, HELLO_TIMEOUT)).transpose()) {
-                Ok(Some((socket, decoder))) => match self.resume(socket, decoder) {
-                    Ok(connection) => {
+                Ok(Some((socket, decoder))) => {
+                    // Else it went away again.
+                    if let Ok(connection) = self.resume(socket, decoder) {
                         self.lock().up(Arc::clone(&connection.0));
                         self.changed.notify_all();
                         return Some(connection);
                     }
-                    Err(_) => {} // it went away again
-                },
+                }
                 Ok(None) => {}
                 Err(error) => {
                     if !warned {
@@ -664,9 +669,8 @@ fn send(socket: &UnixStream, message: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     if !descriptors.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(std::io::ErrorKind::InvalidInput.into());
     }
-    let sent = rustix::io::retry_on_intr(|| {
-        sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL)
-    })?;
+    let sent =
+        rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(message)], &mut ancillary, SendFlags::NOSIGNAL))?;
     let mut rest = &message[sent..];
     while !rest.is_empty() {
         let sent = rustix::io::retry_on_intr(|| rustix::net::send(socket, rest, SendFlags::NOSIGNAL))?;

@@ -95,9 +95,8 @@ fn lock() -> Result<File, Error> {
 fn spawn() -> Result<Pid, Error> {
     let program = daemon_program()?;
     let log_path = paths::daemon_log_path();
-    let failed = |error: io::Error| {
-        Error::unavailable(format!("cannot start the daemon: {error}: {}", program.display()), "")
-    };
+    let failed =
+        |error: io::Error| Error::unavailable(format!("cannot start the daemon: {error}: {}", program.display()), "");
     if let Some(dir) = log_path.parent() {
         paths::make_private(dir)?;
     }

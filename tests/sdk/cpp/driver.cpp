@@ -1,8 +1,15 @@
 // A program that logs, and does what it is told to: one command a line on stdin, one answer a line on stdout.
-// The commands are described in tests/sdk/rust/src/main.rs, which is the same program in Rust. Its recording has the
-// methods of rerun::RecordingStream that rrd.hpp uses, on Rerun's C API.
+// The commands are described in tests/sdk/rust/src/main.rs, which is the same program in Rust. Where Rerun's C++ SDK is
+// installed it logs to that; else its recording has the methods of rerun::RecordingStream that rrd.hpp uses, on the C API.
+#if __has_include(<rerun.hpp>)
+#include <rerun.hpp>
+#define WITH_CPP_SDK
+#endif
 #include <rerun/c/rerun.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <iostream>
@@ -18,6 +25,20 @@
 #include "rrd_c.hpp"
 
 namespace {
+#ifdef WITH_CPP_SDK
+    using Stream = rerun::RecordingStream;
+    using Status = rerun::Error;
+
+    Status log_row(const Stream& rec, int64_t row) {
+        rec.set_time_sequence("frame", row);
+        return rec.try_log("row", rerun::TextLog("row " + std::to_string(row)));
+    }
+
+    /// The C++ SDK has no disconnect; another sink ends the stream as well.
+    Status connect_nowhere(const Stream& rec) {
+        return rec.connect_grpc("rerun+http://127.0.0.1:9/proxy");
+    }
+#else
     rr_string view(std::string_view text) {
         return {text.data(), static_cast<uint32_t>(text.size())};
     }
@@ -64,23 +85,28 @@ namespace {
         return handle;
     }
 
-    class Recording {
+    class Stream {
       public:
-        Recording(const std::string& app, const std::string& recording_id) {
+        Stream(const std::string& app, const std::string& recording_id) {
             const rr_store_info info{view(app), view(recording_id), 1};
             rr_error error{};
             _id = rr_recording_stream_new(&info, true, true, &error);
         }
 
-        Recording(const Recording&) = delete;
-        Recording& operator=(const Recording&) = delete;
+        Stream(const Stream&) = delete;
+        Stream& operator=(const Stream&) = delete;
 
-        ~Recording() {
+        ~Stream() {
             rr_recording_stream_free(_id);
         }
 
         rr_recording_stream id() const {
             return _id;
+        }
+
+        bool is_enabled() const {
+            rr_error error{};
+            return rr_recording_stream_is_enabled(_id, &error);
         }
 
         Status save(std::string_view path) const {
@@ -101,24 +127,25 @@ namespace {
             return Status::of(error);
         }
 
-        /// The C API has no disconnect; another sink ends the stream as well.
-        Status connect_nowhere() const {
-            rr_error error{};
-            rr_recording_stream_connect_grpc(_id, view("rerun+http://127.0.0.1:9/proxy"), 0, &error);
-            return Status::of(error);
-        }
-
-        Status log(int64_t row) const {
-            rr_error error{};
-            rr_recording_stream_set_time(_id, view("row"), 1, row, &error);
-            rr_component_batch text{text_type(), array_of("row " + std::to_string(row))};
-            rr_recording_stream_log(_id, {view("log"), 1, &text}, true, &error);
-            return Status::of(error);
-        }
-
       private:
         rr_recording_stream _id;
     };
+
+    Status log_row(const Stream& rec, int64_t row) {
+        rr_error error{};
+        rr_recording_stream_set_time(rec.id(), view("frame"), 1, row, &error);
+        rr_component_batch text{text_type(), array_of("row " + std::to_string(row))};
+        rr_recording_stream_log(rec.id(), {view("row"), 1, &text}, true, &error);
+        return Status::of(error);
+    }
+
+    /// The C API has no disconnect; another sink ends the stream as well.
+    Status connect_nowhere(const Stream& rec) {
+        rr_error error{};
+        rr_recording_stream_connect_grpc(rec.id(), view("rerun+http://127.0.0.1:9/proxy"), 0, &error);
+        return Status::of(error);
+    }
+#endif
 
     struct Own {
         std::string app = "driver";
@@ -154,7 +181,10 @@ namespace {
         } else if (name == "save") {
             return describe(rrd::save(rec, words.at(1), {has("force"), has("copy")}));
         } else if (name == "spawn") {
-            return describe(rrd::spawn(rec));
+            rrd::SpawnOptions options;
+            options.port = static_cast<uint16_t>(std::stoi(words.at(1)));
+            options.headless = true;
+            return describe(rrd::spawn(rec, options));
         } else if (name == "connect") {
             return describe(rrd::connect(rec, words.at(1)));
         } else if (name == "serve") {
@@ -169,31 +199,127 @@ namespace {
         return "error - no such command: " + name;
     }
 
-    std::string obey(std::unique_ptr<Recording>& rec, const Own& own, int64_t& rows, const std::vector<std::string>& words) {
-        if (!rec) {
-            return "error - the recording has ended";
+    class Program {
+      public:
+        explicit Program(Own own) : _own(std::move(own)), _rec(std::make_unique<Stream>(_own.app, _own.recording_id)) {}
+
+        std::string obey(const std::vector<std::string>& words) {
+            const std::string& name = words[0];
+            if (!_rec) {
+                return "error - the recording has ended";
+            } else if (name == "log") {
+                return log(std::stoll(words.at(1)), words.size() > 2 ? std::stoll(words[2]) : 0);
+            } else if (name == "threads") {
+                return together(std::stoi(words.at(1)), [&](int) { return log(std::stoll(words.at(2)), 0); });
+            } else if (name == "crowd") {
+                return together(std::stoi(words.at(1)), [&](int number) {
+                    const std::string said = say({"save", "crowd-" + std::to_string(number) + ".rrd"});
+                    return said.substr(0, said.rfind(' ', said.rfind(' ') - 1)); // without sink and URL
+                });
+            } else if (name == "disconnect") {
+                return describe(connect_nowhere(*_rec));
+            } else if (name == "end") {
+                _rec.reset();
+                return "ok";
+            } else if (name == "other") {
+                _rec.reset();
+                _own.recording_id = words.at(1);
+                _rec = std::make_unique<Stream>(_own.app, _own.recording_id);
+                _rows = 0;
+                return "ok";
+            } else if (name == "second") {
+                return second(words.at(1), std::stoll(words.at(2)));
+            } else if (name == "fork") {
+                return fork_child(words.at(1) == "stay");
+            } else if (name == "abort") {
+                std::abort();
+            }
+            return say(words);
         }
-        if (words[0] == "log") {
-            const auto pause = std::chrono::microseconds(words.size() > 2 ? std::stoll(words[2]) : 0);
-            for (int64_t left = std::stoll(words.at(1)); left > 0; --left) {
-                if (const auto status = rec->log(rows++); !status.is_ok()) {
+
+        /// Obey the flags, log, and end.
+        int run(const rrd::Args& args) {
+            if (_own.c_api) {
+                args.apply(c_stream()).value_or_exit();
+            } else {
+                args.apply(*_rec).value_or_exit();
+            }
+            return log(_own.count, 0) == "ok" ? 0 : 1;
+        }
+
+      private:
+#ifdef WITH_CPP_SDK
+        const Stream& c_stream() const {
+            return *_rec;
+        }
+#else
+        rrd::CStream c_stream() const {
+            return rrd::c_stream(_rec->id(), _own.app, _own.recording_id);
+        }
+#endif
+
+        std::string say(const std::vector<std::string>& words) {
+            return _own.c_api ? verb(c_stream(), words) : verb(*_rec, words);
+        }
+
+        std::string log(int64_t count, int64_t pause_us) {
+            for (; count > 0; --count) {
+                if (const auto status = log_row(*_rec, _rows++); !status.is_ok()) {
                     return describe(status);
                 }
-                if (pause.count() > 0) {
-                    std::this_thread::sleep_for(pause);
+                if (pause_us > 0) {
+                    std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
                 }
             }
             return "ok";
-        } else if (words[0] == "disconnect") {
-            return describe(rec->connect_nowhere());
-        } else if (words[0] == "end") {
-            rec.reset();
-            return "ok";
-        } else if (words[0] == "abort") {
-            std::abort();
         }
-        return own.c_api ? verb(rrd::c_stream(rec->id(), own.app, own.recording_id), words) : verb(*rec, words);
-    }
+
+        /// The same thing in several threads at once: what all of them say, or what one says otherwise.
+        template <typename Work>
+        static std::string together(int number, const Work& work) {
+            std::vector<std::string> said(static_cast<std::size_t>(number));
+            std::vector<std::thread> threads;
+            for (std::size_t index = 0; index < said.size(); ++index) {
+                threads.emplace_back([&, index] { said[index] = work(static_cast<int>(index)); });
+            }
+            for (auto& thread : threads) {
+                thread.join();
+            }
+            const auto other = std::find_if(said.begin(), said.end(), [&](const auto& one) { return one != said[0]; });
+            return other == said.end() ? said[0] : "error - " + said[0] + " but " + *other;
+        }
+
+        std::string second(const std::string& path, int64_t count) {
+            _others.push_back(std::make_unique<Stream>(_own.app, "two"));
+            const auto saved = rrd::save(*_others.back(), path);
+            for (int64_t row = 0; row < count; ++row) {
+                if (const auto status = log_row(*_others.back(), row); !status.is_ok()) {
+                    return describe(status);
+                }
+            }
+            return describe(saved);
+        }
+
+        static std::string fork_child(bool stay) {
+            const pid_t child = ::fork();
+            if (child == 0) {
+                if (stay) {
+                    ::pause();
+                }
+                std::exit(0); // with all that is to be done then
+            }
+            int status = 0;
+            if (!stay) {
+                ::waitpid(child, &status, 0);
+            }
+            return status == 0 ? "ok " + std::to_string(child) : "error - the child ended with " + std::to_string(status);
+        }
+
+        Own _own;
+        std::unique_ptr<Stream> _rec;
+        std::vector<std::unique_ptr<Stream>> _others;
+        std::atomic<int64_t> _rows{0};
+    };
 } // namespace
 
 int main(int argc, char** argv) {
@@ -215,17 +341,10 @@ int main(int argc, char** argv) {
             return 2;
         }
     }
-    auto rec = std::make_unique<Recording>(own.app, own.recording_id);
+    Program program(own);
     if (own.count >= 0) {
-        args.apply(*rec).value_or_exit();
-        for (int64_t row = 0; row < own.count; ++row) {
-            if (!rec->log(row).is_ok()) {
-                return 1;
-            }
-        }
-        return 0;
+        return program.run(args);
     }
-    int64_t rows = 0;
     std::cout << "ready" << std::endl;
     for (std::string line; std::getline(std::cin, line);) {
         std::istringstream stream(line);
@@ -233,7 +352,7 @@ int main(int argc, char** argv) {
         for (std::string word; stream >> word;) {
             words.push_back(word);
         }
-        std::cout << (words.empty() ? "error - nothing said" : obey(rec, own, rows, words)) << std::endl;
+        std::cout << (words.empty() ? "error - nothing said" : program.obey(words)) << std::endl;
     }
     return 0;
 }

@@ -3,18 +3,24 @@
 //!
 //! ```text
 //! log N [PAUSE_US]   log N more rows, with a pause after each          ok
+//! threads N COUNT    log COUNT more rows in each of N threads          ok
 //! attach             the daemon's part                                 ok STREAM SINK URL | buffering
-//! save PATH [force] [copy] · spawn · connect URL · serve               (likewise; "-" where there is none)
+//! save PATH [force] [copy] · spawn PORT · connect URL · serve          (likewise; "-" where there is none)
+//! crowd N            save crowd-I.rrd in N threads at once             ok STREAM
 //! stdout · flush · durable · detach SINK                               ok
 //! disconnect         what the SDK calls so                             ok
 //! end                drop the recording                                ok
+//! other ID           drop it, and begin another with that id, row 0    ok
+//! second PATH COUNT  another recording, "two", beside it: save, log    ok STREAM SINK URL
+//! fork exit|stay     a child that ends at once, or waits to be killed  ok PID
 //! abort              leave at once, without cleaning up
 //! anything that fails                                                  error CODE MESSAGE
 //! ```
 
 use std::error::Error;
 use std::io::{BufRead as _, Write as _};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use clap::Parser as _;
@@ -38,7 +44,8 @@ struct Args {
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let builder = RecordingStreamBuilder::new(&*args.app.leak()).recording_id(args.recording_id);
+    let app: &'static str = args.app.leak();
+    let builder = RecordingStreamBuilder::new(app).recording_id(args.recording_id);
     if let Some(count) = args.count {
         let (rec, _outputs) = args.rrd.init(builder)?;
         for row in 0..count {
@@ -46,13 +53,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         return Ok(());
     }
-    let mut rec = Some(builder.buffered()?);
-    let mut rows = 0;
+    let mut program = Program { app, rec: Some(builder.buffered()?), others: Vec::new(), rows: AtomicI64::new(0) };
     say("ready");
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<_> = line.split_whitespace().collect();
-        match obey(&mut rec, &mut rows, &words) {
+        match program.obey(&words) {
             Ok(answer) => say(&answer),
             Err(error) => match error.downcast_ref::<rrd::Error>() {
                 Some(error) => say(&format!("error {} {error}", error.code().unwrap_or("-"))),
@@ -63,53 +69,138 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn obey(rec: &mut Option<RecordingStream>, rows: &mut i64, words: &[&str]) -> Result<String, Box<dyn Error>> {
-    let stream = rec.as_ref().ok_or("the recording has ended")?;
-    let output = match words {
-        ["log", count, pause @ ..] => {
-            let pause = pause.first().map_or(Ok(0), |pause| pause.parse())?;
-            for _ in 0..count.parse()? {
-                log(stream, *rows)?;
-                *rows += 1;
-                if pause > 0 {
-                    sleep(Duration::from_micros(pause));
-                }
+type Answer = Result<String, Box<dyn Error>>;
+
+struct Program {
+    app: &'static str,
+    rec: Option<RecordingStream>,
+    others: Vec<RecordingStream>,
+    rows: AtomicI64,
+}
+
+impl Program {
+    fn obey(&mut self, words: &[&str]) -> Answer {
+        let rec = self.rec.as_ref().ok_or("the recording has ended")?;
+        let ok = || Ok("ok".to_owned());
+        let output = match words {
+            ["log", count] => return self.log(rec, count.parse()?, 0),
+            ["log", count, pause] => return self.log(rec, count.parse()?, pause.parse()?),
+            ["threads", number, count] => {
+                let count = count.parse()?;
+                return together(number.parse()?, |_| self.log(&rec.clone(), count, 0).map_err(|e| e.to_string()));
             }
-            return Ok("ok".to_owned());
+            ["attach"] => rrd::attach(rec)?,
+            ["save", path, options @ ..] => {
+                let (force, copy) = (options.contains(&"force"), options.contains(&"copy"));
+                rrd::save_with(rec, path, rrd::SaveOptions { force, copy })?
+            }
+            ["crowd", number] => {
+                return together(number.parse()?, |number| {
+                    // A clone is the same recording.
+                    let saved = rrd::save(&rec.clone(), format!("crowd-{number}.rrd"));
+                    saved.map(|output| format!("ok {}", output.stream.unwrap_or_default())).map_err(|e| e.to_string())
+                });
+            }
+            ["spawn", port] => {
+                let options =
+                    rrd::SpawnOptions { port: Some(port.parse()?), headless: true, ..rrd::SpawnOptions::default() };
+                rrd::spawn_with(rec, &options)?
+            }
+            ["connect", url] => rrd::connect(rec, url)?,
+            ["serve"] => rrd::serve_with(rec, &rrd::ServeOptions { open_browser: Some(false), ..Default::default() })?,
+            ["stdout"] => return rrd::stdout(rec).map_err(Into::into).and_then(|()| ok()),
+            ["flush"] => return rrd::flush(rec, rrd::Durable::No).map_err(Into::into).and_then(|()| ok()),
+            ["durable"] => return rrd::flush(rec, rrd::Durable::Yes).map_err(Into::into).and_then(|()| ok()),
+            ["detach", sink] => return rrd::detach(sink).map_err(Into::into).and_then(|()| ok()),
+            ["disconnect"] => {
+                rec.disconnect();
+                return ok();
+            }
+            ["end"] => {
+                self.rec = None;
+                return ok();
+            }
+            ["other", id] => {
+                self.rec = None;
+                self.rec = Some(RecordingStreamBuilder::new(self.app).recording_id(*id).buffered()?);
+                self.rows.store(0, Ordering::Relaxed);
+                return ok();
+            }
+            ["second", path, count] => {
+                use rrd::Builder as _;
+                let second = RecordingStreamBuilder::new(self.app).recording_id("two").rrd_save(path)?;
+                for row in 0..count.parse()? {
+                    log(&second, row)?;
+                }
+                let output = rrd::attach(&second)?;
+                self.others.push(second);
+                output
+            }
+            ["fork", how] => return fork(*how == "stay"),
+            ["abort"] => std::process::abort(),
+            _ => return Err(format!("no such command: {words:?}").into()),
+        };
+        let part = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
+        Ok(match output.stream {
+            Some(stream) => format!("ok {stream} {} {}", part(output.sink), part(output.url)),
+            None => "buffering".to_owned(),
+        })
+    }
+
+    fn log(&self, rec: &RecordingStream, count: i64, pause_us: u64) -> Answer {
+        for _ in 0..count {
+            log(rec, self.rows.fetch_add(1, Ordering::Relaxed))?;
+            if pause_us > 0 {
+                sleep(Duration::from_micros(pause_us));
+            }
         }
-        ["attach"] => rrd::attach(stream)?,
-        ["save", path, options @ ..] => {
-            let (force, copy) = (options.contains(&"force"), options.contains(&"copy"));
-            rrd::save_with(stream, path, rrd::SaveOptions { force, copy })?
+        Ok("ok".to_owned())
+    }
+}
+
+/// The same thing in several threads at once: what all of them say, or what one says otherwise.
+fn together(number: usize, work: impl Fn(usize) -> Result<String, String> + Sync) -> Answer {
+    let work = &work;
+    let said: Vec<_> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..number).map(|index| scope.spawn(move || work(index))).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| Err("a thread panicked".to_owned())))
+            .collect()
+    });
+    match said.iter().find(|one| **one != said[0]) {
+        Some(other) => Err(format!("{:?} but {other:?}", said[0]).into()),
+        None => Ok(said[0].clone()?),
+    }
+}
+
+fn fork(stay: bool) -> Answer {
+    extern "C" {
+        fn fork() -> i32;
+        fn pause() -> i32;
+        fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    }
+    // SAFETY: fork(2), pause(2) and waitpid(2); the child does nothing but wait and leave.
+    let child = unsafe { fork() };
+    if child == 0 {
+        if stay {
+            unsafe { pause() };
         }
-        ["spawn"] => rrd::spawn(stream)?,
-        ["connect", url] => rrd::connect(stream, url)?,
-        ["serve"] => rrd::serve_with(stream, &rrd::ServeOptions { open_browser: Some(false), ..Default::default() })?,
-        ["stdout"] => return rrd::stdout(stream).map(|()| "ok".to_owned()).map_err(Into::into),
-        ["flush"] => return rrd::flush(stream, rrd::Durable::No).map(|()| "ok".to_owned()).map_err(Into::into),
-        ["durable"] => return rrd::flush(stream, rrd::Durable::Yes).map(|()| "ok".to_owned()).map_err(Into::into),
-        ["detach", sink] => return rrd::detach(sink).map(|()| "ok".to_owned()).map_err(Into::into),
-        ["disconnect"] => {
-            stream.disconnect();
-            return Ok("ok".to_owned());
-        }
-        ["end"] => {
-            *rec = None;
-            return Ok("ok".to_owned());
-        }
-        ["abort"] => std::process::abort(),
-        _ => return Err(format!("no such command: {words:?}").into()),
-    };
-    let part = |part: Option<String>| part.unwrap_or_else(|| "-".to_owned());
-    Ok(match output.stream {
-        Some(stream) => format!("ok {stream} {} {}", part(output.sink), part(output.url)),
-        None => "buffering".to_owned(),
-    })
+        std::process::exit(0); // with all that is to be done then
+    }
+    let mut status = 0;
+    if !stay {
+        unsafe { waitpid(child, &raw mut status, 0) };
+    }
+    if status != 0 {
+        return Err(format!("the child ended with {status}").into());
+    }
+    Ok(format!("ok {child}"))
 }
 
 fn log(rec: &RecordingStream, row: i64) -> Result<(), Box<dyn Error>> {
-    rec.set_time_sequence("row", row);
-    rec.log("log", &rerun::TextLog::new(format!("row {row}")))?;
+    rec.set_time_sequence("frame", row);
+    rec.log("row", &rerun::TextLog::new(format!("row {row}")))?;
     Ok(())
 }
 
@@ -117,4 +208,34 @@ fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     // Whoever drives this may be gone.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::{Arg, ArgAction, Args, Command};
+
+    /// Flag by flag: its letter, and how many values it takes.
+    fn flags<A: Args>() -> BTreeMap<String, (Option<char>, bool, bool)> {
+        let command = A::augment_args(Command::new("program"));
+        let shape = |arg: &Arg| {
+            let values = arg.get_num_args();
+            let valued = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append);
+            let (least, most) = values.map_or((1, 1), |values| (values.min_values(), values.max_values()));
+            (arg.get_short(), valued && least > 0, valued && most > 0)
+        };
+        command.get_arguments().map(|arg| (arg.get_long().unwrap_or_default().to_owned(), shape(arg))).collect()
+    }
+
+    /// A program that changes from one to the other takes what it took. (`--serve` is there with `rerun/web_viewer` only.)
+    #[test]
+    fn reruns_own_flags_are_taken() {
+        let (theirs, ours) = (flags::<rerun::clap::RerunArgs>(), flags::<rrd::clap::RrdArgs>());
+        assert!(theirs.len() >= 7, "{theirs:?}");
+        for (flag, shape) in &theirs {
+            assert_eq!(ours.get(flag), Some(shape), "--{flag}");
+        }
+        assert_eq!(ours["serve"], (None, false, false));
+    }
 }

@@ -79,6 +79,7 @@ rr_recording_stream rr_recording_stream_new(
     const rr_store_info* store_info, bool default_enabled, bool send_properties, rr_error* error
 );
 void rr_recording_stream_free(rr_recording_stream stream);
+bool rr_recording_stream_is_enabled(rr_recording_stream stream, rr_error* error);
 void rr_recording_stream_connect_grpc(
     rr_recording_stream stream, rr_string url, float flush_timeout_sec, rr_error* error
 );
