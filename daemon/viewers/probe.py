@@ -50,11 +50,11 @@ _QUESTIONS = (IDENTIFY, WRITE_MESSAGES, NOPE, CLOUD_VERSION)
 
 
 class Unreachable(Exception):
-    """Nobody could be reached. `refused`: the machine is there and nobody listens."""
+    """Nobody could be reached. `kind`, as in Answer: `none` where the machine says so, `tls`, else `silent`."""
 
-    def __init__(self, message: str, *, refused: bool = False) -> None:
+    def __init__(self, message: str, kind: str = "silent") -> None:
         super().__init__(message)
-        self.refused = refused
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Answer:
     """Who is there.
 
     Attributes:
-        kind: `rerun` (takes streams), `rrd`, `grpc` (another service), `http`, `silent`, `other`, or `none`.
+        kind: `rerun` (takes streams), `rrd`, `grpc` (another service), `http`, `tls` (no TLS, or a certificate that is
+            not trusted), `silent`, `other`, or `none`.
         version: Of the viewer, where it says so.
         identity: Of an rrd daemon.
         detail: What it did, for people.
@@ -121,7 +122,7 @@ async def _open(address: Address) -> trio.abc.Stream:
         causes = _causes(error)
         refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
         reason = "nobody listens there" if refused else (causes[-1].strerror or str(causes[-1]))
-        raise Unreachable(f"{reason}: {address.authority}", refused=refused) from error
+        raise Unreachable(f"{reason}: {address.authority}", "none" if refused else "silent") from error
     if not address.secure:
         return stream
     context = ssl.create_default_context()
@@ -132,7 +133,7 @@ async def _open(address: Address) -> trio.abc.Stream:
     except (trio.BrokenResourceError, ssl.SSLError, OSError) as error:
         await trio.aclose_forcefully(stream)
         cause = error.__cause__ or error
-        raise Unreachable(f"no TLS connection to {address.authority}: {cause}") from error
+        raise Unreachable(f"no TLS connection to {address.authority}: {cause}", "tls") from error
     return secure
 
 
@@ -150,7 +151,7 @@ async def probe(address: Address, *, seconds: float = PROBE_S) -> Answer:
         async with connect(address, seconds=seconds) as channel:
             return await handshake(channel, seconds=seconds)
     except Unreachable as error:
-        return Answer("none" if error.refused else "silent", detail=str(error))
+        return Answer(error.kind, detail=str(error))
 
 
 async def handshake(channel: Channel, *, seconds: float = PROBE_S) -> Answer:
