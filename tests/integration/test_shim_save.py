@@ -112,11 +112,42 @@ for row in range(0, 100, 3):
 rrd.save("one too.rrd", recording=rr.get_data_recording(one))
 for recording in (one, two, twin):
     assert rrd.flush(recording=recording)
+assert len([thread for thread in threading.enumerate() if "rrd" in thread.name]) == 1
 """)
     ended(daemon)
     files = [daemon.path / f"{name}.rrd" for name in ("one", "two", "twin", "one too")]
     whole(*files)
     assert [rows(file) for file in files] == [list(range(first, 102, 3))[:34] for first in (0, 1, 2, 0)]
+
+
+def test_many_processes_one_recording(daemon: Home, python: Path, whole) -> None:
+    """Each of them attaches the same recording: it is listed as one, and can be saved as one file."""
+    source = """
+number = int(sys.argv[1])
+rr.init("app", recording_id="shared")
+stream = rrd.attach()
+say(stream.id)
+wait_for_test()
+log(number * 100, number * 100 + 100)
+"""
+    programs = [Program(daemon, python, source, number) for number in range(4)]
+    try:
+        assert len({program.line() for program in programs}) == 4
+        (live,) = daemon.recordings()
+        assert (live["recording_id"], live["state"], len(live["streams"])) == ("shared", "live", 4)
+        daemon.cli("save", "live.rrd", "shared")
+        for program in programs:
+            program.go_on()
+        for program in programs:
+            assert warnings(program.finish()) == []
+    finally:
+        for program in programs:
+            program.__exit__(None, None, None)
+    ended(daemon)
+    daemon.cli("save", "late.rrd", "shared")
+    for name in ("live.rrd", "late.rrd"):
+        whole(daemon.path / name)
+        assert rows(daemon.path / name) == list(range(400))
 
 
 def test_threads(daemon: Home, python: Path, whole) -> None:

@@ -365,6 +365,8 @@ def flush(
 def detach(sink: Sink | str) -> None:
     """Remove an output. A file stays, complete as far as it goes; the recording streams on.
 
+    What was logged in the last moments may be on its way yet, and not in it: `rrd.flush(durable=True)` waits for that.
+
     Args:
         sink: What `save` and the others returned, or its id.
 
