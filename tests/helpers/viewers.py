@@ -179,8 +179,8 @@ def ask_viewer(port: int) -> dict[str, dict[str, tuple[int, int]]]:
 
 
 def screenshot(home: Home, port: int, name: str) -> Path:
-    """A picture of a viewer, made by itself; kept as NAME.png in the directory RRD_TEST_ARTIFACTS, if that is set."""
-    path = Path(os.environ.get("RRD_TEST_ARTIFACTS") or home.path).absolute() / f"{name}.png"
+    """A picture of a viewer, made by itself; kept as NAME.png in the directory TEST_ARTIFACTS, if that is set."""
+    path = Path(os.environ.get("TEST_ARTIFACTS") or home.path).absolute() / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     code = "import sys, rerun.experimental as e; e.ViewerClient.connect(sys.argv[1]).save_screenshot(sys.argv[2])"

@@ -62,7 +62,7 @@ def display() -> Iterator[str]:
     """A display that nobody looks at."""
     program = shutil.which("Xvfb")
     if program is None:
-        pytest.skip("needs Xvfb (Debian: xvfb)")  # in CI, too: it is wanted by this test alone
+        missing("Xvfb")
     read, write = os.pipe()
     words = [str(program), "-displayfd", str(write), "-screen", "0", "1280x800x24", "-nolisten", "tcp"]
     process = subprocess.Popen(words, pass_fds=[write], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
