@@ -40,7 +40,7 @@ from daemon.keeper import EXIT_CONFIG
 from daemon.runs import Runs
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
-from daemon.sinks.runner import Sink, SinkSet
+from daemon.sinks.runner import Sink, SinkSet, describe
 from daemon.sinks.viewer import ViewerSink
 from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
@@ -232,7 +232,7 @@ class Daemon:
         """
         reason = stream.meta.reason or "ended while there was no daemon"
         if fd >= 0 and stream.kind == UNKNOWN:
-            stream.meta.ended_at = None  # its description is lost, its pipe is not
+            stream.meta.ended_at = stream.meta.ended_moment = None  # its description is lost, its pipe is not
         try:
             await self.hub.take_up(stream)
         except OSError as error:
@@ -398,7 +398,11 @@ class Daemon:
         """
         if not self._ready:
             return 0  # what the sinks of the daemon before still read is not known yet
-        freed = self.forget(self.expired(), dry_run=False)
+        try:
+            freed = self.forget(self.expired(), dry_run=False)
+        except VerbError as error:
+            log.error("retention: %s", error.message)
+            return 0
         if freed["streams"]:
             log.info("retention removed %s, %d bytes", ", ".join(freed["recordings"]), freed["bytes"])
         return int(freed["bytes"])
@@ -408,17 +412,29 @@ class Daemon:
 
         Returns:
             streams (ids), recordings (names), bytes (freed).
+
+        Raises:
+            VerbError: some could not be removed; the others were.
         """
-        names = sorted({f"{key.application_id or '?'}/{key.recording_id}" for s in streams for key in s.recordings})
+        gone: list[Stream] = []
+        problems: list[str] = []
         freed = 0
         for stream in streams:
-            if dry_run:
-                with contextlib.suppress(OSError):
-                    found = stream.path.stat()
-                    freed += found.st_size if found.st_nlink == 1 else 0
+            try:
+                if dry_run:
+                    with contextlib.suppress(FileNotFoundError):
+                        found = stream.path.stat()
+                        freed += found.st_size if found.st_nlink == 1 else 0
+                else:
+                    freed += self.hub.forget(stream)
+            except OSError as error:
+                problems.append(f"cannot remove stream {stream.id}: {describe(error)}")
             else:
-                freed += self.hub.forget(stream)
-        return {"streams": [stream.id for stream in streams], "recordings": names, "bytes": freed}
+                gone.append(stream)
+        if problems:
+            raise VerbError("failed", "; ".join(problems), "the others were removed" if gone else "")
+        names = sorted({f"{key.application_id or '?'}/{key.recording_id}" for s in gone for key in s.recordings})
+        return {"streams": [stream.id for stream in gone], "recordings": names, "bytes": freed}
 
 
 def open_pidfd(pid: int | None) -> int:

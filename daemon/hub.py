@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import trio
 
@@ -35,6 +37,8 @@ log = logging.getLogger("rrd.hub")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STALL_RETRY_S = 1.0
 """How often a stream that found the spool's disk full tries again."""
+FILES_KEPT_S = 30.0
+"""Files read in place are let go of so long after their last use: whoever has just opened one is about to read it."""
 
 
 @dataclass
@@ -49,6 +53,7 @@ class Hub:
         shape: Grows when a stream opens, ends, is completed or removed, or a store appears in one: the rarer changes.
         readers: Ended logs that are open.
         to_complete: Streams that have ended, for `complete_streams`.
+        feeds: Those that somebody still has.
         finish: Gives a file its footer: `finish_file`, or one of a test's own.
         on_open: Called with a stream when it begins, while its program still waits for us.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
@@ -63,11 +68,13 @@ class Hub:
     shape: int = 0
     readers: Readers = field(default_factory=Readers)
     to_complete: deque[Stream] = field(default_factory=deque)
+    feeds: WeakSet[Feed] = field(default_factory=WeakSet)
     finish: Callable[[Path], Awaitable[dict[str, Any]]] = finish_file
     on_open: Callable[[Stream], None] | None = None
     on_end: Callable[[Stream], None] | None = None
     make_room: Callable[[], int] | None = None
     pace: Pace = field(init=False)
+    _moment: float = 0.0
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _shape_lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
@@ -111,6 +118,18 @@ class Hub:
             await trio.lowlevel.checkpoint()
         return self.shape
 
+    def moment(self) -> float:
+        """Now, for telling what was before and what after: Unix seconds, but later than every moment before.
+
+        A clock that is set back would let streams end before they began, and `@live` miss them.
+        """
+        self._moment = max(time.time(), math.nextafter(self._moment, math.inf))
+        return self._moment
+
+    def witness(self, moment: float | None) -> None:
+        """There was such a moment, says a file of an earlier run."""
+        self._moment = max(self._moment, moment or 0.0)
+
     # -- streams -------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
@@ -131,6 +150,7 @@ class Hub:
             stream = Stream(meta, path, self.readers)
             stream.size, stream.generation = found.st_size, generation_of(found)
             self.streams[name] = stream
+            self.witness(stream.ended_moment)
             if meta.error.startswith(NOT_COMPLETED):
                 meta.error = ""
             elif meta.summary.get("size") == stream.size:
@@ -298,6 +318,7 @@ class Hub:
         stream.ended = True
         stream.meta.reason = reason
         stream.meta.ended_at = stream.meta.ended_at or time.time()
+        stream.meta.ended_moment = stream.meta.ended_moment or self.moment()
         log.info("stream %s ended (%s): %d messages, %d bytes", stream.id, reason, stream.messages, stream.size)
         if self.on_end is not None:
             self.on_end(stream)
@@ -335,6 +356,7 @@ class Hub:
                     return stream
         known = self.streams.get(name)
         if known is not None and (known.size, known.started_at) == (size, mtime):
+            known.opened_at = time.monotonic()
             return known
         meta = Meta(name, "file", started_at=mtime, ended_at=mtime, program=path.name)
         stream = Stream(meta, path, self.readers)
@@ -348,24 +370,37 @@ class Hub:
         self.reshaped()
         return stream
 
+    def close_files(self, used: Set[str]) -> None:
+        """Let go of files that were read in place and are not any more.
+
+        Args:
+            used: Ids of the streams that outputs read; those of feeds are known.
+        """
+        used = set(used).union(*(feed.selection.streams for feed in self.feeds))
+        young = time.monotonic() - FILES_KEPT_S / 2
+        for stream in [one for one in self.streams.values() if one.kind == "file"]:
+            if stream.id not in used and stream.opened_at < young:
+                stream.close()
+                del self.streams[stream.id]
+                self.reshaped()
+
     def forget(self, stream: Stream) -> int:
         """Remove an ended stream's log.
 
         Returns:
             The bytes that were freed: none where a file elsewhere is the same one.
+
+        Raises:
+            OSError: it cannot be removed; it is as it was.
         """
+        freed = 0
+        for path in (stream.path, stream.path.with_suffix(META_SUFFIX)):  # a log without a description is still one
+            with contextlib.suppress(FileNotFoundError):
+                found = path.stat()
+                path.unlink()
+                freed += found.st_size if found.st_nlink == 1 else 0
         stream.close()
         self.streams.pop(stream.id, None)
-        freed = 0
-        for path in (stream.path, stream.path.with_suffix(META_SUFFIX)):
-            try:
-                found = path.stat()
-                freed += found.st_size if found.st_nlink == 1 else 0
-                path.unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                log.warning("cannot remove %s: %s", path, error)
         self.reshaped()
         return freed
 
@@ -373,7 +408,9 @@ class Hub:
 
     def feed(self, selection: Selection) -> Feed:
         """Frames of a selection, from the beginning."""
-        return Feed(self, selection)
+        feed = Feed(self, selection)
+        self.feeds.add(feed)
+        return feed
 
 
 def _read_log(stream: Stream) -> None:

@@ -36,7 +36,7 @@ class Selection:
         text: What was said, for people.
         recordings: These recordings, whichever streams carry them.
         streams: These streams, whole.
-        live_since: Every stream that had not ended at this time (Unix seconds), or None.
+        live_since: Every stream that had not ended at this moment (of `Hub.moment`), or None.
         runs: Every stream of these runs.
     """
 
@@ -61,7 +61,7 @@ class Selection:
         return (
             self.live_since is not None
             and stream.kind != "file"
-            and (stream.ended_at is None or stream.ended_at >= self.live_since)
+            and (stream.ended_moment is None or stream.ended_moment >= self.live_since)
         )
 
     def takes(self, stream: Stream) -> bool:
@@ -176,7 +176,7 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
     Args:
         terms: As users say them; files must have been opened as streams of kind `file` before.
         streams: All streams by id.
-        now: Unix seconds.
+        now: A moment of `Hub.moment`.
 
     Raises:
         VerbError: nothing fits, or several recordings do.

@@ -7,6 +7,7 @@ from a summary that was made of it.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,7 @@ class Stream:
         data_end: End of the last frame that carries data: a copy may go so far and stay true whatever the footer.
         ended: No more bytes will come.
         complete: The log has its footer and is on disk.
+        opened_at: When somebody last asked for it, on the monotonic clock, seconds; of files that are read in place.
         stalled: Why nothing can be appended just now (disk full), or empty.
         generation: Which file the log is: its inode, cut to what every JSON reader can hold. A log that is written anew
             has its frames at other places, whenever that was and whoever was alive then.
@@ -66,6 +68,7 @@ class Stream:
         self.ended = False
         self.complete = False
         self.concatenated = False
+        self.opened_at = time.monotonic()
         self.generation = 0
         self.stalled = ""
         self.dropped_bytes = 0
@@ -99,6 +102,11 @@ class Stream:
     def ended_at(self) -> float | None:
         """When it ended, Unix seconds."""
         return self.meta.ended_at
+
+    @property
+    def ended_moment(self) -> float | None:
+        """When it ended, on the hub's own clock, which is never set back."""
+        return self.ended_at if self.meta.ended_moment is None else self.meta.ended_moment
 
     @property
     def error(self) -> str:

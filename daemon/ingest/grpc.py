@@ -16,7 +16,6 @@ import contextlib
 import errno
 import logging
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -402,7 +401,7 @@ class _Peer:
             streams.values()
         ):
             terms.append("@latest")
-        return resolve(terms, streams, time.time())
+        return resolve(terms, streams, self._hub.moment())
 
 
 def _first_info(frames: list[Frame]) -> StoreInfo | None:

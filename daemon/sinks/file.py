@@ -32,7 +32,7 @@ from daemon.feed import CursorState
 from daemon.hub import Hub
 from daemon.selection import Selection
 from daemon.sinks.copying import STEP, Aside, copy_range, write_batch
-from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
+from daemon.sinks.runner import Sink, SinkFailed, SinkRetry, describe
 from daemon.stream import Stream
 from daemon.wire.rrd import HEADER_SIZE, StreamHeader
 
@@ -566,7 +566,7 @@ class FileSink(Sink):
         """Wait until everything that is in the logs now is in the file, and that on disk.
 
         Raises:
-            SinkFailed: it cannot get there: the sink has failed, or is being retried.
+            SinkFailed: it cannot get there: the sink has failed or is being retried, or the disk says no.
         """
         wanted = {stream.id: stream.data_end for stream in self.feed.streams()}
         self._hurried += 1
@@ -578,7 +578,10 @@ class FileSink(Sink):
                 await self.hub.wait_change(self.hub.version)
         finally:
             self._hurried -= 1
-        await self._aside.run(partial(fsync_path, self.path))
+        try:
+            await self._aside.run(partial(fsync_path, self.path))
+        except OSError as error:
+            raise SinkFailed(f"{self.target}: {describe(error)}") from error
 
     def _has(self, wanted: Mapping[str, int]) -> bool:
         if self.mode == "link" or self.state in ("complete", "detached"):

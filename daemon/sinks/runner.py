@@ -18,7 +18,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,7 +26,7 @@ import trio
 
 from daemon.feed import Feed
 from daemon.fence import HINT, Fence
-from daemon.hub import Hub
+from daemon.hub import FILES_KEPT_S, Hub
 from daemon.selection import FILE, Selection
 from daemon.spool.log import write_atomically
 from daemon.wire.rrd import FormatError
@@ -99,6 +99,10 @@ class Sink(abc.ABC):
         Raises:
             OSError: it could not be done.
         """
+
+    def reads(self) -> Set[str]:
+        """Ids of the streams that it was given by name."""
+        return self.selection.streams
 
     def options(self) -> dict[str, Any]:
         """What `restore` needs besides id, target and selection; JSON."""
@@ -212,6 +216,7 @@ class SinkSet:
                 found = json.loads(path.read_text())
                 kind = self.kinds[found["kind"]]
                 selection = Selection.from_json(found["selection"])
+                self.hub.witness(selection.live_since)
                 sink = kind.restore(self.hub, selection, found["target"], path.stem, found["options"])
                 sink.created_at = float(found["created_at"])
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -286,11 +291,22 @@ class SinkSet:
         with contextlib.suppress(OSError):
             self._path(sink).unlink()
         self._scopes.pop(sink.id, None)
+        self.hub.feeds.discard(sink.feed)
+        if any(name.startswith(FILE) for name in sink.reads()):
+            self.close_files_later()
         sink.done.set()
         done = [one.id for one in self.sinks.values() if one.state not in ACTIVE]
         for name in done[:-KEPT_DONE]:
             del self.sinks[name]
         self.hub.changed()
+
+    def close_files_later(self) -> None:
+        """Have files that are read in place let go of, when nobody reads them any more."""
+        self._nursery.start_soon(self._close_files)
+
+    async def _close_files(self) -> None:
+        await trio.sleep(FILES_KEPT_S)
+        self.hub.close_files(frozenset().union(*(sink.reads() for sink in self.active())))
 
     async def detach(self, sink: Sink) -> None:
         """Stop a sink for good; a file is completed with what it has. Cancelled meanwhile, it goes on as before.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from daemon.hub import Hub
-from daemon.selection import Selection
+from daemon.selection import FILE, Selection
 from daemon.sinks.runner import Sink
 from daemon.wire.rrd import FormatError
 
@@ -109,6 +109,10 @@ class WebSink(Sink):
         for listener in self._listeners:
             await trio.aclose_forcefully(listener)
         self._listeners = []
+
+    def reads(self) -> Set[str]:
+        """See Sink."""
+        return {f"{FILE}{name}" for name in self.files}
 
     def options(self) -> dict[str, Any]:
         """See Sink."""

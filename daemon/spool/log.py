@@ -43,7 +43,7 @@ def new_stream_id(now: float) -> str:
 class Meta:
     """What is known of a stream besides its bytes. Times are Unix seconds; `summary` is filled when it is complete.
 
-    `run` is the token of the `rrd run` whose program it is of.
+    `run` is the token of the `rrd run` whose program it is of; `ended_moment` is when it ended on the hub's own clock.
     """
 
     id: str
@@ -60,6 +60,7 @@ class Meta:
     error: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    ended_moment: float | None = None
 
     def save(self, directory: Path) -> None:
         """Write it beside the log, whole or not at all.

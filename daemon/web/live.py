@@ -20,7 +20,6 @@ import json
 import logging
 import os
 import struct
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
@@ -85,7 +84,7 @@ def select(hub: Hub, terms: Sequence[str]) -> Selection:
         HttpError: 404, nothing fits.
     """
     try:
-        return resolve(terms, hub.streams, time.time())
+        return resolve(terms, hub.streams, hub.moment())
     except VerbError as error:
         raise HttpError(404 if error.code == "not-found" else 400, error.message, error.hint) from error
 
@@ -110,7 +109,7 @@ def open_feed(hub: Hub, asked: object) -> Feed:
         selection = Selection.from_json(resume["selection"])
         since = selection.live_since
         if since is not None:
-            selection = dataclasses.replace(selection, live_since=min(float(since), time.time()))
+            selection = dataclasses.replace(selection, live_since=min(float(since), hub.moment()))
         cursors = {str(name): _cursor(hub, str(name), state) for name, state in resume["cursors"].items()}
         feed = hub.feed(selection)
         feed.seek({name: state for name, state in cursors.items() if state is not None})

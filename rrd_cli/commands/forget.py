@@ -52,7 +52,7 @@ def run(
     with Client() as client:
         ask = not (yes or dry_run or json) and sys.stdin.isatty()
         answer = client.call("forget", args | {"dry_run": dry_run or ask})
-        if ask and answer.get("recordings"):
+        if ask and answer.get("streams"):
             if not typer.confirm(f"{sentence(answer, 'Forget')}?", err=True):
                 render.print_lines(["nothing was forgotten"])
                 return
@@ -66,12 +66,14 @@ def run(
 def sentence(answer: Mapping[str, Any], verb: str) -> str:
     """`forgot 3 recordings (frees 1.2 GB): app/one, app/two, app/three`"""
     names = [render.clean(name) for name in answer.get("recordings") or ()]
+    what = "recording" if names else "stream"
+    names = names or [render.clean(name) for name in answer.get("streams") or ()]
     if not names:
         return "nothing to forget"
     listed = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
     freed = int(answer.get("bytes") or 0)
     space = f"frees {render.size(freed)}" if freed else "frees nothing: files elsewhere are the same on disk"
-    return f"{verb} {render.plural(len(names), 'recording')} ({space}): {listed}"
+    return f"{verb} {render.plural(len(names), what)} ({space}): {listed}"
 
 
 def seconds(text: str) -> float:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.hub import STALL_RETRY_S, Hub
+from daemon.hub import FILES_KEPT_S, STALL_RETRY_S, Hub
+from daemon.selection import Selection, resolve
 from daemon.spool.log import Meta
-from daemon.stream import UNKNOWN, RecordingKey
+from daemon.stream import UNKNOWN, RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
 from daemon.wire.rrd import FormatError, StreamHeader
 from tests.daemon.conftest import FULL, append, completed, ended, make_hub, opened, real
@@ -20,6 +22,12 @@ from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, stream
 
 HEADER = StreamHeader((0, 41, 0, 0), 1, 2)
+
+
+async def read(hub: Hub, one: Stream) -> list[tuple[int, bytes]]:
+    batch = await hub.feed(Selection("one", streams=frozenset([one.id]))).take()
+    assert batch is not None
+    return [(frame.kind, batch.payload(frame)) for frame in batch.frames]
 
 
 class TestStreams:
@@ -263,6 +271,27 @@ class TestFiles:
             await hub.open_file(tmp_path / "none.rrd")
         assert hub.streams == {}
 
+    async def test_let_go_when_nobody_reads_it(
+        self, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = time.monotonic()
+        one, two, three = [await hub.open_file(frames.write(tmp_path / f"{name}.rrd", stream(*numbered(1))))
+                           for name in "abc"]
+        log = await ended(hub, stream(*numbered(1)))
+        feed = hub.feed(Selection("a", streams=frozenset([one.id])))
+        assert await feed.take() is not None
+        hub.close_files({two.id})
+        assert set(hub.streams) == {one.id, two.id, three.id, log.id}  # just opened: about to be read
+        monkeypatch.setattr("daemon.hub.time.monotonic", lambda: now + FILES_KEPT_S)
+        shape = hub.shape
+        hub.close_files({two.id})
+        assert set(hub.streams) == {one.id, two.id, log.id}
+        assert hub.shape > shape
+        del feed
+        assert await hub.open_file(two.path) is two  # asked for again
+        hub.close_files(set())
+        assert set(hub.streams) == {two.id, log.id}
+
 
 class TestForget:
     async def test_log_and_description_go(self, hub: Hub) -> None:
@@ -272,12 +301,51 @@ class TestForget:
         assert list(hub.directory.iterdir()) == []
         assert hub.forget(one) == 0
 
+    async def test_what_cannot_be_removed_stays(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        one = await ended(hub, stream(*numbered(3), end="sealed"))
+
+        def no(path: Path) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted", os.fspath(path))
+
+        monkeypatch.setattr(Path, "unlink", no)
+        with pytest.raises(PermissionError):
+            hub.forget(one)
+        assert hub.streams == {one.id: one}
+        assert len(await read(hub, one)) == 4
+
     async def test_a_file_elsewhere_keeps_the_bytes(self, hub: Hub, tmp_path: Path) -> None:
         one = await ended(hub, stream(*numbered(3), end="sealed"))
         os.link(one.path, tmp_path / "saved.rrd")
         meta = one.path.with_suffix(".json").stat().st_size
         assert hub.forget(one) == meta
         assert (tmp_path / "saved.rrd").read_bytes() == stream(*numbered(3), end="sealed")
+
+
+class TestMoments:
+    async def test_a_clock_that_is_set_back(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was live when @live was said is taken, what had ended is not, in this run and in the next."""
+        before = await ended(hub, stream(*numbered(1)))
+        live = opened(hub, stream(*numbered(1)))
+        selection = resolve(["@live"], hub.streams, hub.moment())
+        monkeypatch.setattr("daemon.hub.time.time", lambda: 1000.0)
+        later = await ended(hub, stream(*numbered(1)))
+        hub.end_stream(live, "test")
+        await completed(hub, live)
+        again = make_hub(hub.directory)
+        again.load()
+        for one in (hub, again):
+            assert [selection.takes(one.streams[stream.id]) for stream in (before, live, later)] == [False, True, True]
+            none = resolve(["@live"], one.streams, one.moment())
+            assert not any(none.takes(stream) for stream in one.streams.values())
+        assert (live.ended_at, later.started_at) == (1000.0, 1000.0)  # what people are shown is what their clock said
+
+    async def test_never_twice_the_same(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("daemon.hub.time.time", lambda: 1000.0)
+        first = [hub.moment() for _ in range(3)]
+        assert first == sorted(set(first))
+        hub.witness(5000.0)
+        hub.witness(None)
+        assert hub.moment() > 5000.0
 
 
 class TestWaiting:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -110,9 +109,9 @@ async def choose(call: Call) -> tuple[Selection, str]:
     recordings = recordings_of(streams.values())
     # Ended, not complete: a program's last footer takes a moment, and @live does not take what has ended.
     if recordings and all(stream.ended for recording in recordings for stream in recording.streams):
-        return (resolve(["@latest", "@live"], streams, time.time()),
+        return (resolve(["@latest", "@live"], streams, call.daemon.hub.moment()),
                 f"the newest recording {recordings[-1].label} and what comes")
-    return resolve(["@live"], streams, time.time()), "what is live now and later"
+    return resolve(["@live"], streams, call.daemon.hub.moment()), "what is live now and later"
 
 
 def refuse(address: Address, answer: Answer, found: Found | None) -> None:

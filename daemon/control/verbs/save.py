@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import trio
@@ -102,7 +101,7 @@ async def select(call: Call) -> tuple[Selection, str]:
             terms.append(await _file(call, Path(os.path.normpath(term))))
         else:
             terms.append(term)
-    selection = resolve(terms, hub.streams, time.time())
+    selection = resolve(terms, hub.streams, hub.moment())
     if not selection.recordings and not selection.open_ended and len(selection.streams) == 1:
         (only,) = selection.streams
         keys = list(hub.streams[only].recordings)
@@ -123,6 +122,7 @@ async def _file(call: Call, path: Path) -> str:
         raise VerbError("not-found", f"file does not exist: {path}") from None
     except OSError as error:
         raise VerbError("failed", describe(error)) from error
+    call.daemon.sinks.close_files_later()
     return stream.id if stream.kind == "file" else f"{STREAM}{stream.id}"
 
 

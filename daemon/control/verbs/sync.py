@@ -16,12 +16,13 @@ from daemon.wire.control import Message, VerbError
 async def run(call: Call) -> Message:
     """Answer when all bytes that were in the pipes at the time of asking are in the logs.
 
-    Args of the verb: streams (ids; all of this connection's if missing), durable (and in all files, and on disk).
+    Args of the verb: streams (ids, none if it is empty; all of this connection's if it is missing), durable (and in all
+    files, and on disk).
 
     Raises:
         VerbError: there is no such stream, or a file cannot take its data.
     """
-    names = call.texts("streams") or sorted(call.client.streams)
+    names = sorted(call.client.streams) if call.args.get("streams") is None else call.texts("streams")
     durable = call.flag("durable")
     streams = [call.daemon.find_stream(name) for name in names]
     for stream in streams:

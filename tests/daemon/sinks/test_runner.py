@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.hub import Hub
+from daemon.hub import FILES_KEPT_S, Hub
 from daemon.selection import Selection
 from daemon.sinks.runner import (
     BACKOFF_FIRST_S,
@@ -21,6 +22,7 @@ from daemon.sinks.runner import (
     SinkSet,
     describe,
 )
+from tests.helpers import frames
 
 NOTHING = Selection("nothing")
 
@@ -241,6 +243,28 @@ async def test_those_that_are_done_are_listed_for_a_while(hub: Hub, sinks: SinkS
         sinks.add(sink)
         await sink.done.wait()
     assert len(sinks.sinks) == KEPT_DONE
+
+
+async def test_files_that_are_read_in_place_are_let_go_of(
+    hub: Hub, sinks: SinkSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock
+) -> None:
+    start = time.monotonic()
+    monkeypatch.setattr("daemon.hub.time.monotonic", lambda: start + trio.current_time())
+    one, two = [await hub.open_file(frames.write(tmp_path / f"{name}.rrd", frames.stream(*frames.numbered(1))))
+                for name in "ab"]
+    done, going_on = Paper(hub, ["end"]), Paper(hub)
+    done.selection = Selection("both", streams=frozenset([one.id, two.id]))
+    going_on.selection = Selection("one", streams=frozenset([one.id]))
+    for sink in (going_on, done):
+        sinks.add(sink)
+    await done.done.wait()
+    assert set(hub.streams) == {one.id, two.id}  # `save` still wants to say what was wrong with them
+    await trio.sleep(FILES_KEPT_S + 1)
+    assert set(hub.streams) == {one.id}
+    await sinks.detach(going_on)
+    await trio.sleep(FILES_KEPT_S + 1)
+    assert hub.streams == {}
 
 
 @pytest.mark.parametrize(("error", "text"), [

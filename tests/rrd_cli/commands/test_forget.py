@@ -78,3 +78,8 @@ class TestOnATerminal:
     def test_not_asked(self, fake, rrd):
         assert rrd("forget", "--ended", "--yes")[0] == 0
         assert self.asked(fake) == [False]
+
+
+def test_streams_without_a_recording(fake, rrd):
+    fake.on("forget", {"recordings": [], "bytes": 12, "streams": ["s1"]})
+    assert rrd("forget", "stream:s1")[1] == "forgot 1 stream (frees 12 B): s1\n"
