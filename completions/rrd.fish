@@ -78,7 +78,7 @@ complete -c rrd -n '__rrd_at --more spawn' -F
 complete -c rrd -n '__rrd_at --more connect' -l from -x -d 'start: everything since the recordings began'
 complete -c rrd -n '__rrd_at --more connect' -l max-lag -x -d 'Skip ahead when the viewer is more than this behind, for example 5s'
 complete -c rrd -n '__rrd_at --more connect' -l newest-first -d 'First what comes from now on, then what was there, from its newest to its oldest'
-complete -c rrd -n '__rrd_at --more connect' -l force -d 'Even a viewer of a version that would lose what it is sent'
+complete -c rrd -n '__rrd_at --more connect' -l force -d 'Even another user\'s, or one of a version that would lose what it is sent'
 complete -c rrd -n '__rrd_at --more connect' -l json -d 'Print one object: sink, chose, waiting, viewer, warning'
 complete -c rrd -n '__rrd_at --more connect' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more connect' -a '(rrd _complete viewers 2>/dev/null)'

@@ -60,6 +60,7 @@ class ViewerSink(Sink):
         from_now: Leave out what was logged before a viewer joins (but for what is pinned).
         newest_first: Send what comes before what was there, and that from its newest to its oldest.
         max_lag: Skip ahead when more than this behind, seconds; None is never.
+        anyone: Feed it on this machine even if it is another user's.
         spawned: We started it.
         version: The viewer's, where the address alone does not say.
     """
@@ -76,6 +77,7 @@ class ViewerSink(Sink):
         from_now: bool = False,
         newest_first: bool = False,
         max_lag: float | None = None,
+        anyone: bool = False,
         spawned: bool = False,
         version: Version | None = None,
         id: str = "",  # noqa: A002 - its name
@@ -86,6 +88,7 @@ class ViewerSink(Sink):
         self.from_now = from_now
         self.newest_first = newest_first
         self.max_lag = max_lag
+        self.anyone = anyone
         self.spawned = spawned
         self.version = version
         self.closed = False
@@ -108,6 +111,7 @@ class ViewerSink(Sink):
             "from_now": self.from_now,
             "newest_first": self.newest_first,
             "max_lag": self.max_lag,
+            "anyone": self.anyone,
             "spawned": self.spawned,
             "version": self.version,
             "peer": self._peer,
@@ -123,7 +127,7 @@ class ViewerSink(Sink):
             hub, selection, parse_url(target), id=id,
             process=(int(process[0]), float(process[1])) if process else None,
             from_now=bool(options["from_now"]), newest_first=bool(options.get("newest_first")),
-            max_lag=options["max_lag"], spawned=bool(options["spawned"]),
+            max_lag=options["max_lag"], anyone=bool(options.get("anyone")), spawned=bool(options["spawned"]),
             version=(version[0], version[1], version[2]) if version else None,
         )
         peer = options["peer"]
@@ -211,19 +215,21 @@ class ViewerSink(Sink):
         """Who it is, so that it is known again; None if that cannot be told (another machine's viewer).
 
         Raises:
+            SinkRetry: it is another user's.
             SinkFailed: it is not the viewer that this sink belongs to.
         """
+        local = self.address.host in LOOPBACK
+        found = await trio.to_thread.run_sync(server_at, self.address.port) if local else None
+        if found is not None and not found.owner.mine and not self.anyone:
+            raise SinkRetry(f"waiting for a viewer, found another user's: {found.describe()}: {self.target}")
         if answer.identity is not None:
             return answer.identity.instance
-        if self.address.host not in LOOPBACK:
-            return self.process
-        found = await trio.to_thread.run_sync(server_at, self.address.port)
         if found is None:
             return self.process
         self.version = found.version or self.version
         if self.process is not None and found.owner.pid != self.process[0]:
             raise SinkFailed(f"the viewer's port is now {found.describe()}: {self.target}")
-        return (found.owner.pid, found.owner.started)
+        return (found.owner.pid, found.owner.started) if found.owner.pid else None
 
     async def _feed_calls(self, channel: Channel) -> None:
         """Send, call after call, until everything is delivered.

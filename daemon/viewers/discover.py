@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import os
+import pwd
 import re
 import socket
 import struct
@@ -38,7 +39,10 @@ _DIST_INFO = re.compile(r"rerun_sdk-(\d+\.\d+\.\d+)[^/]*\.dist-info")
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds a socket. `started` is its start, Unix seconds: with the pid it names a process for good."""
+    """A process that holds a socket. `started` is its start, Unix seconds: with the pid it names a process for good.
+
+    Of another user's socket no more may be known than whose it is: then the pid is 0.
+    """
 
     pid: int
     started: float
@@ -48,6 +52,8 @@ class Owner:
 
     def describe(self) -> str:
         """For messages: `rerun (pid 4711)`."""
+        if not self.pid:
+            return f"a process of user {self.user}"
         whose = "" if self.mine else f", user {self.user}"
         return f"{self.program or 'a process'} (pid {self.pid}{whose})"
 
@@ -87,14 +93,25 @@ class _Socket:
     local: tuple[str, int]
     remote_port: int
     inode: int
+    uid: int
 
 
 def listener(port: int) -> Owner | None:
-    """Who listens on a TCP port; None if nobody does, or it is not for us to know."""
-    inodes = {sock.inode for sock in _sockets() if sock.state == LISTEN and sock.local[1] == port}
-    for pid, _ in _holders(inodes):
+    """Who listens on a TCP port; None if nobody does."""
+    sockets = {sock.inode: sock for sock in _sockets() if sock.state == LISTEN and sock.local[1] == port}
+    for pid, _ in _holders(set(sockets)):
         return owner_of(pid)
+    for sock in sockets.values():  # nobody may look into another user's descriptors, but whose a socket is, is public
+        if sock.uid != os.getuid():
+            return Owner(0, 0.0, "", _name_of(sock.uid), False)
     return None
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def server_at(port: int) -> Found | None:
@@ -103,7 +120,8 @@ def server_at(port: int) -> Found | None:
     if owner is None:
         return None
     ports = (("", port),)
-    return _examine(owner.pid, ports) or Found(owner, "other", None, "", ports)
+    found = _examine(owner.pid, ports) if owner.pid else None
+    return found or Found(owner, "other", None, "", ports)
 
 
 def peer_owner(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
@@ -278,7 +296,7 @@ def _sockets() -> Iterator[_Socket]:
                     # sl local remote state queues timer retransmits uid timeout inode (proc(5))
                     fields = line.split()
                     yield _Socket(int(fields[3], 16), _address(fields[1]), int(fields[2].split(":")[1], 16),
-                                  int(fields[9]))
+                                  int(fields[9]), int(fields[7]))
         except OSError:
             continue
 

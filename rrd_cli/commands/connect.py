@@ -54,7 +54,7 @@ def run(
     max_lag: Annotated[str | None, typer.Option("--max-lag", metavar="TIME", help=MAX_LAG_HELP)] = None,
     newest_first: Annotated[bool, typer.Option("--newest-first", help=NEWEST_HELP)] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Even a viewer of a version that would lose what it is sent.")
+        bool, typer.Option("--force", help="Even another user's, or one of a version that would lose what it is sent.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one object: sink, chose, waiting, viewer, warning.")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -17,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from daemon.spool.scanner import Scanner
+from daemon.viewers.discover import listener
 from tests.conftest import DEADLINE_S, Home, wait_for
 from tests.helpers.programs import Program
 from tests.helpers.shim import rows as text_rows
@@ -32,6 +36,7 @@ from tests.helpers.viewers import (
     until,
 )
 
+NOBODY = 65534
 VIEWERS = ("0.27.3", "0.31.4", "0.36.3", "0.41.0")
 
 
@@ -418,6 +423,35 @@ def test_any_listener_is_not_a_viewer(daemon: Home, answer: Callable[[socket.soc
         assert daemon.status()["sinks"] == []
     finally:
         server.close()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user, too")
+def test_another_users_viewer_is_not_fed(finished: Home, rerun: Path, tmp_path: Path) -> None:
+    """All that a program logs would be theirs; unless that is said to be right."""
+    port, place = free_port(), Path(tempfile.mkdtemp())
+    os.chown(place, NOBODY, NOBODY)
+    saved = place / "saved.rrd"
+    theirs = subprocess.Popen(
+        [rerun, "--save", saved, "--port", str(port), "--bind", "127.0.0.1"], env={"HOME": str(place)}, cwd=place,
+        user=NOBODY, group=NOBODY, extra_groups=(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: listener(port), "their viewer")
+        user = pwd.getpwuid(NOBODY).pw_name
+        for words in (["connect", port, "run"], ["spawn", "run", "--port", port]):
+            done = finished.cli(*words, check=False)
+            assert done.returncode == 1
+            assert f"taken by another user, {user}: rerun --save 0.41.0 (pid {theirs.pid})" in done.stderr
+            assert "hint: choose another port" in done.stderr
+        assert finished.status()["sinks"] == []
+        listed = {one["pid"]: one for one in json.loads(finished.cli("viewers", "--json").stdout)}
+        assert (listed[theirs.pid]["user"], listed[theirs.pid]["mine"]) == (user, False)
+        name = connect(finished, port, "run", "--force")["sink"]["id"]
+        until(finished, name, lambda found: found["state"] == "complete", "delivery")
+        wait_for(lambda: row_counts(saved) == list(range(100)), "all rows")
+    finally:
+        theirs.kill()
+        theirs.wait(10)
+        shutil.rmtree(place)
 
 
 def test_viewers_lists_what_runs(finished: Home, rerun: Path, sdk_python: Callable[[str], Path]) -> None:

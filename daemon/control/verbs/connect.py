@@ -31,7 +31,8 @@ async def run(call: Call) -> Message:
 
     Args of the verb: url (default: port 9876 of this machine); source (selectors, absolute paths; by default @live, and
     the newest recording when nothing is live) or stream; from ("start" or "now"); newest_first (what comes before what
-    was there, and that backwards); max_lag (seconds); force (feed it although it would lose data).
+    was there, and that backwards); max_lag (seconds); force (feed it although it is another user's or would lose
+    data).
 
     Returns:
         sink (as in status), chose, waiting (nobody is there yet), warning, viewer {kind, version, pid, url}.
@@ -47,14 +48,15 @@ async def run(call: Call) -> Message:
     selection, chose = await choose(call)
     answer = await probe(address)
     found = await trio.to_thread.run_sync(server_at, address.port) if address.host in LOOPBACK else None
-    refuse(address, answer, found)
+    refuse(address, answer, found, anyone=call.flag("force"))
     version = answer.version or (found.version if found else None)
     verdict = judge(call, selection, version)
     if verdict.fit is Fit.LOSES and not call.flag("force"):
         raise VerbError("refused", verdict.message, verdict.hint)
     sink = existing(call, selection, address)
     if sink is None:
-        sink = ViewerSink(call.daemon.hub, selection, address, version=version, **how)
+        sink = ViewerSink(
+            call.daemon.hub, selection, address, anyone=call.flag("force"), version=version, **how)
         await take_in(call, sink)
     return {
         "sink": sink.status(),
@@ -114,8 +116,8 @@ async def choose(call: Call) -> tuple[Selection, str]:
     return resolve(["@live"], streams, call.daemon.hub.moment()), "what is live now and later"
 
 
-def refuse(address: Address, answer: Answer, found: Found | None) -> None:
-    """See that nothing that is no viewer would be fed.
+def refuse(address: Address, answer: Answer, found: Found | None, *, anyone: bool = False) -> None:
+    """See that nothing that is no viewer would be fed, nor, but for `anyone`, another user's.
 
     Raises:
         VerbError: it would.
@@ -123,8 +125,14 @@ def refuse(address: Address, answer: Answer, found: Found | None) -> None:
     if answer.identity is not None and answer.identity.instance == INSTANCE:
         raise VerbError("refused", f"port {address.port} is this daemon's own",
                         f"viewers listen on other ports; Rerun's own is {DEFAULT_PORT}")
+    if found is not None and not found.owner.mine and not anyone:
+        raise VerbError("refused", f"port {address.port} is taken by another user, {found.owner.user}: {found.describe()}",
+                        "choose another port: rrd spawn --new; or, where that user may see it all: rrd connect --force")
     if answer.takes_streams or answer.kind == "none":
         return
+    if answer.kind == "tls":
+        raise VerbError("refused", answer.detail,
+                        "rerun+http:// is without TLS; SSL_CERT_FILE in the daemon's environment names authorities")
     if answer.kind == "silent" and (found is None or found.kind not in ("other", "sdk")):
         return  # a machine that is far, or a viewer that is stopped: it is waited for
     what = f"{found.owner.describe()}: " if found else ""

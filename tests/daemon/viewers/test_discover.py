@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.viewers import discover
 from daemon.viewers.discover import (
     alive,
     descends,
@@ -37,6 +39,19 @@ def test_who_listens(host: str) -> None:
         port = server.getsockname()[1]
     assert listener(port) is None
     assert server_at(port) is None
+
+
+def test_another_users_socket_is_known_by_its_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose a socket is, everybody may know; which process holds it, only that user."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        monkeypatch.setattr(discover, "_holders", lambda inodes: iter(()))
+        assert listener(port) is None, "ours, in a process that has just gone"
+        monkeypatch.setattr(os, "getuid", lambda: 54321)
+        found = server_at(port)
+    assert found is not None
+    assert (found.kind, found.owner.pid, found.owner.mine) == ("other", 0, False)
+    assert found.describe() == f"a process of user {pwd.getpwuid(os.geteuid()).pw_name}"
 
 
 def test_who_is_at_the_other_end() -> None:
