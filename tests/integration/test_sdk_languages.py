@@ -273,6 +273,21 @@ def test_headless_flag(daemon: Home, command: list[str]) -> None:
     assert rows(daemon.path / "late.rrd") == list(range(25))
 
 
+def test_no_flag_and_no_display(daemon: Home, command: list[str]) -> None:
+    """Without a flag a viewer is opened. Where none can be, that is said once, and the program does its work."""
+    env = {name: value for name, value in environment(daemon).items() if name not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    done = subprocess.run([*command, "--count", "25"], cwd=daemon.path, env=env, capture_output=True, text=True,
+                          check=False, timeout=4 * DEADLINE_S)
+    assert done.returncode == 0, done.stderr
+    (warning,) = [line for line in done.stderr.splitlines() if line.startswith("rrd: ")]
+    assert "no viewer" in warning
+    daemon.cli("save", "later.rrd", "--wait")
+    assert rows(daemon.path / "later.rrd") == list(range(25))
+    asked = subprocess.run([*command, "--spawn", "--count", "25"], cwd=daemon.path, env=env, capture_output=True,
+                           text=True, check=False, timeout=4 * DEADLINE_S)
+    assert asked.returncode != 0, "who asks for a viewer is told that there is none"
+
+
 def test_a_file_is_not_overwritten(daemon: Home, command: list[str]) -> None:
     """A flag that cannot be obeyed ends the program, and says why."""
     (daemon.path / "mine.rrd").write_text("precious")

@@ -456,6 +456,10 @@ namespace rrd {
             return {"unavailable", std::move(message), std::move(hint)};
         }
 
+        inline std::string in_words(const Error& error) {
+            return error.description + (error.hint.empty() ? "" : " (hint: " + error.hint + ")");
+        }
+
         /// Nothing can be had from the daemon as things are: it is missing, or speaks another protocol.
         inline bool is_no_daemon(const Error& error) {
             return error.code == "unavailable" || error.code == "protocol";
@@ -952,8 +956,7 @@ namespace rrd {
             /// Say once on stderr that there is no daemon, and what that means.
             void warn_no_daemon(const Error& error) {
                 if (!_warned.exchange(true)) {
-                    const std::string hint = error.hint.empty() ? "" : " (hint: " + error.hint + ")";
-                    warn(error.description + hint + "; the recording goes on buffering in the SDK");
+                    warn(in_words(error) + "; the recording goes on buffering in the SDK");
                 }
             }
 
@@ -1866,7 +1869,18 @@ namespace rrd {
             }
             std::vector<std::function<Result<Output>()>> todo;
             if (spawn || !(connect || serve || headless || !save.empty())) {
-                todo.emplace_back([&] { return rrd::spawn(rec); });
+                todo.emplace_back([&]() -> Result<Output> {
+                    auto output = rrd::spawn(rec);
+                    if (output.is_ok() || spawn) {
+                        return output;
+                    }
+                    // Nobody said --spawn: a robot without a screen must not stop for it.
+                    detail::warn(
+                        "no viewer: " + detail::in_words(output.error) +
+                        "; the program goes on, what it logs is kept (--headless asks for no viewer)"
+                    );
+                    return rrd::attach(rec);
+                });
             }
             if (connect) {
                 todo.emplace_back([&] { return rrd::connect(rec, *connect); });

@@ -35,7 +35,8 @@ pub const DEFAULT_URL: &str = "rerun+http://127.0.0.1:9876/proxy";
 /// ```
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct RrdArgs {
-    /// Show the data in a viewer: one that is running, else a new one. The default without any of these flags.
+    /// Show the data in a viewer: one that is running, else a new one. The default without any of these flags; but then
+    /// the program goes on where none can be opened.
     #[arg(long)]
     pub spawn: bool,
 
@@ -100,7 +101,14 @@ impl RrdArgs {
         // Viewers first: they decide how promptly the SDK writes.
         let asked = self.connect.is_some() || self.serve || self.headless || !self.save.is_empty();
         if self.spawn || !asked {
-            outputs.push(crate::spawn(rec)?);
+            match crate::spawn(rec) {
+                Ok(output) => outputs.push(output),
+                // Nobody said --spawn: a robot without a screen must not stop for it.
+                Err(error @ Error::Verb { .. }) if !self.spawn => crate::link::warn(&format!(
+                    "no viewer: {error}; the program goes on, what it logs is kept (--headless asks for no viewer)"
+                )),
+                Err(error) => return Err(error),
+            }
         }
         if let Some(url) = &self.connect {
             outputs.push(crate::connect(rec, url)?);
