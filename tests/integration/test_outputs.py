@@ -79,6 +79,28 @@ def test_a_copys_disk_is_full(daemon: Home, verify) -> None:
         assert rows(link) == list(range(1500))
 
 
+def test_a_copys_directory_is_removed(daemon: Home, verify) -> None:
+    """That output says so, program and other outputs do not notice; when the directory is back it is made again."""
+    place = daemon.path / "place"
+    place.mkdir()
+    with Program(daemon, "removed", rows=1500, image=5_000, pause=0.001) as program:
+        lost, copy, link = place / "lost.rrd", daemon.path / "copy.rrd", daemon.path / "link.rrd"
+        for path in (lost, copy, link):
+            daemon.cli("save", *([] if path == link else ["--copy"]), path, f"stream:{program.stream}")
+        shutil.rmtree(place)
+        wait_for(lambda: sink_of(daemon, lost)["state"] == "retrying", "the directory to be missed")
+        assert sink_of(daemon, lost)["last_error"] == f"directory is gone: {place}"
+        assert f"directory is gone: {place}" in daemon.cli("status").stdout
+        program.finish()
+        wait_for(lambda: all(sink_of(daemon, path)["state"] == "complete" for path in (copy, link)), "the others")
+        assert sink_of(daemon, lost)["state"] == "retrying"
+        place.mkdir()
+        wait_for(lambda: sink_of(daemon, lost)["state"] == "complete", "the file")
+    verify(lost, copy, link)
+    assert lost.read_bytes() == copy.read_bytes() == link.read_bytes()
+    assert rows(lost) == list(range(1500))
+
+
 def test_eight_files_at_once(daemon: Home, verify) -> None:
     """Links, copies on the same and on another file system: all the same bytes."""
     with small_disk(daemon.path / "other", "64m") as disk:
