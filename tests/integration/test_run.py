@@ -6,7 +6,6 @@ Rerun's own port, 9876, is needed: the tests run in a network of their own where
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import DEADLINE_S, Home, wait_for
+from tests.helpers.network import private_network
 from tests.helpers.programs import Program, rows
 from tests.helpers.terminal import BASH, Shell
 from tests.helpers.viewers import Server
@@ -40,15 +40,6 @@ for row in range(count):
     if how != "--stdout" and row % 10 == 0: print("row", row, flush=True)
 sys.exit(code)
 """
-HOLD = """
-import fcntl, os, socket, struct, sys
-flags = struct.pack("16sh", b"lo", 0x41)  # IFF_UP | IFF_RUNNING
-fcntl.ioctl(socket.socket(), 0x8914, flags)  # SIOCSIFFLAGS
-print("up", flush=True)
-sys.stdin.read()
-"""
-
-
 class Runner:
     """A home whose processes have a network of their own."""
 
@@ -80,24 +71,12 @@ class Runner:
 
 @pytest.fixture
 def runner(home: Home) -> Iterator[Runner]:
-    root = os.getuid() == 0
-    holder = None
-    prefix: list[str] = []
-    if shutil.which("unshare") and shutil.which("nsenter"):
-        enter = ["unshare", "--net"] if root else ["unshare", "--net", "--map-root-user"]
-        holder = subprocess.Popen([*enter, sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL, text=True)
-        assert holder.stdout is not None
-        if holder.stdout.readline().strip() == "up":
-            users = [] if root else ["--user", "--preserve-credentials"]
-            prefix = ["nsenter", "--target", str(holder.pid), "--net", *users, "--"]
-    one = Runner(home, prefix)
-    subprocess.run([*prefix, sys.executable, "-m", "rrd_cli", "daemon", "start"], env=home.env, check=True,
-                   capture_output=True, timeout=DEADLINE_S)
-    yield one
-    home.stop()
-    if holder is not None:
-        holder.communicate("")
+    with private_network() as prefix:
+        one = Runner(home, prefix)
+        subprocess.run([*prefix, sys.executable, "-m", "rrd_cli", "daemon", "start"], env=home.env, check=True,
+                       capture_output=True, timeout=DEADLINE_S)
+        yield one
+        home.stop()
 
 
 @pytest.mark.parametrize("how", ["connect", "spawn", "shim", "--stdout"])
