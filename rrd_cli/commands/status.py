@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,8 +12,10 @@ from rrd_cli import render
 from rrd_cli.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+OVER: Final = ("complete", "detached", "closed")
+"""States of outputs that are as they were wanted, and done."""
 EXAMPLES = """
 rrd status
 rrd status --json | jq '.sinks[] | select(.lag_bytes > 0)'
@@ -35,8 +37,15 @@ def fetch(client: Client) -> dict[str, Any]:
     return {
         "daemon": render.pinned(answer.get("daemon") or {}, render.DAEMON_KEYS),
         "streams": list(answer.get("streams") or ()),
-        "sinks": [render.pinned(sink, render.SINK_KEYS) for sink in answer.get("sinks") or ()],
+        "sinks": [render.pinned(sink, render.SINK_KEYS) for sink in by_interest(answer.get("sinks") or ())],
     }
+
+
+def by_interest(sinks: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Outputs that do something, or should, before those that are over, the newest of these first."""
+    found = list(sinks)
+    over = [sink for sink in found if sink.get("state") in OVER]
+    return [sink for sink in found if sink.get("state") not in OVER] + over[::-1]
 
 
 def lines(status: Mapping[str, Any], *, now: float) -> list[str]:

@@ -23,6 +23,7 @@ import typer
 from daemon.wire.control import VerbError
 from rrd_cli import render
 from rrd_cli.client import Client
+from rrd_cli.commands.status import by_interest
 from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class Model:
         self.recordings = _advance(
             self.recordings, {f"{one['application_id']}/{one['recording_id']}": one for one in recordings}, "bytes",
             elapsed)
-        self.sinks = _advance(self.sinks, {one["id"]: one for one in status["sinks"]}, "delivered_messages", elapsed)
+        self.sinks = _advance(self.sinks, {one["id"]: one for one in by_interest(status["sinks"])},
+                              "delivered_messages", elapsed)
         if self.chosen not in self.rows():
             self.chosen = next(iter(self.rows()), "")
 
@@ -199,7 +201,7 @@ def _screen(model: Model, width: int, height: int) -> list[Text]:
     above = room - below
     lines = [*_head(model), Text("")]
     lines += _table(
-        ("RECORDING", "STATE", "RATE", "SIZE", "STARTED", "PROGRAM"), (0, 7, 10, 9, 9, 14), width, right=(2, 3, 4),
+        ("RECORDING", "STATE", "RATE", "SIZE", "STARTED", "PROGRAM"), (0, 7, 10, 9, 10, 13), width, right=(2, 3, 4),
         rows=[(f"recording:{name}", _recording(name, model)) for name in model.ordered()], room=above, model=model,
         nothing="no recording yet: import rrd; rrd.attach()   or rrd run -- CMD")
     lines += [Text("")] * (above + 4 - len(lines))
@@ -248,6 +250,8 @@ def _table(header: tuple[str, ...], widths: tuple[int, ...], width: int, *, righ
     """A title and at most `room` rows, around the chosen one; the column of width 0 takes what is left."""
     from rich.text import Text
 
+    if len(rows) > room:
+        header = (f"{header[0]} +{len(rows) - room}", *header[1:])
     rest = width - 2 - sum(widths) - 2 * (len(widths) - 1)
     sizes = [size or rest for size in widths]
     lines = [Text("  " + _cells(header, sizes, right), style="dim")]
@@ -265,9 +269,6 @@ def _table(header: tuple[str, ...], widths: tuple[int, ...], width: int, *, righ
                 begin = 4 + sizes[0]
                 line.stylize(style, begin, begin + len(cells[1]))
         lines.append(line)
-    hidden = len(rows) - len(shown)
-    if hidden:
-        lines[0].append(f"  +{hidden}")
     return lines
 
 

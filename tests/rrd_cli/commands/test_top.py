@@ -60,6 +60,16 @@ def test_every_line_fits(size, count):
             assert sum(line.startswith("> ") for line in lines) == 1
 
 
+def test_what_does_not_fit_is_counted_and_what_is_over_comes_last():
+    over = [sink(f"over-{n}", state="complete") for n in range(30)]
+    lines = text(looked(([recording("a", 1)], [*over, sink("mine")])))
+    title = next(index for index, line in enumerate(lines) if line.startswith("  OUTPUT"))
+    assert lines[title + 1].startswith("  mine")
+    assert lines[title + 2].startswith("  over-29")
+    shown = sum("over-" in line or "mine" in line for line in lines)
+    assert lines[title].startswith(f"  OUTPUT +{31 - shown}  ")
+
+
 def test_too_small_a_terminal_is_told():
     assert text(looked(([], [])), 40, 10)[0].startswith("too small")
 
