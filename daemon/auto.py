@@ -49,7 +49,7 @@ class Nobody(Client):
         pid: In whose place: a window opens where that program's user sits. 0: nobody's.
     """
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int = 0) -> None:
         self.pid = pid
         self.agent = "auto"
         self.streams = set()
