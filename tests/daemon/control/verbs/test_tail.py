@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import trio
+import trio.testing
+
+from tests.daemon.conftest import Core, ended, opened
+from tests.helpers.frames import numbered, store_id, stream
+
+
+async def test_where_the_logs_are(core: Core) -> None:
+    one = await ended(core.hub, stream(*numbered(2, "one")))
+    both = opened(core.hub, stream(*numbered(1, "two"), *numbered(1, "other")))
+    answer = await core.say("tail", source=["one", "two"])
+    assert answer == {"chose": "app/one, app/two", "logs": [
+        {"stream": one.id, "path": str(one.path), "live": False, "whole": True, "stores": []},
+        {"stream": both.id, "path": str(both.path), "live": True, "whole": False, "stores": [store_id("two", "app")]},
+    ]}
+    assert [log["stream"] for log in (await core.say("tail", stream=both.id))["logs"]] == [both.id]
+    assert await core.say("attach", stream=both.id) == {"chose": both.id, "streams": [both.id]}
+
+
+async def test_waiting_for_the_end(core: Core) -> None:
+    one = opened(core.hub, stream(*numbered(2, "one")))
+    answers: list[bool] = []
+
+    async def wait() -> None:
+        answers.append((await core.say("tail", wait=True))["logs"][0]["live"])
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        core.hub.end_stream(one, "test")
+    assert answers == [False]
+
+
+async def test_nothing_fits(core: Core) -> None:
+    for verb in ("tail", "attach"):
+        assert (await core.refused(verb))[:2] == ("not-found", "there is no recording yet")
+        assert await core.refused(verb, source=["x"]) == (
+            "not-found", "no recording, application or file is called x", "there is no recording yet")
