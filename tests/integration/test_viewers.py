@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon.spool.scanner import Scanner
@@ -553,6 +554,29 @@ def test_a_viewer_that_dies_says_why(daemon: Home) -> None:
     assert "libvulkan.so.1" in done.stderr
     assert "hint: a library is missing" in done.stderr or "hint: no graphics driver" in done.stderr
     assert daemon.status()["sinks"] == []
+
+
+@pytest.mark.parametrize(("content", "said"), [
+    ("#!/bin/sh\necho last words; kill -SEGV $$\n", "the viewer ended on signal 11"),
+    ("#!/no/such/interpreter\n", "cannot start"),
+    ("", "Exec format error"),
+    (None, "no such executable"),
+])
+def test_what_is_no_viewer_executable(daemon: Home, content: str | None, said: str) -> None:
+    """Said at once, with the file's name; and nothing of it stays."""
+    wrong = daemon.path / "rerun"
+    if content is not None:
+        wrong.write_text(content)
+        wrong.chmod(0o755)
+    began = time.monotonic()
+    done = daemon.cli("spawn", "--executable", wrong, "--port", free_port(), check=False)
+    assert time.monotonic() - began < DEADLINE_S / 2
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert str(wrong) in done.stderr
+    assert ("last words" in done.stderr) == bool(content and "words" in content)
+    assert daemon.status()["sinks"] == []
+    assert not psutil.Process(daemon.daemon_pid()).children(), "a zombie"
 
 
 def test_no_display_no_window(daemon: Home) -> None:
