@@ -38,6 +38,13 @@ DEADLINE_S = 30.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what Rust and C++ were tested with: that depends on the compilers of the machine."""
+    drivers = sys.modules.get("tests.sdk.drivers")
+    if drivers is not None and drivers.cargo.cache_info().currsize:
+        terminalreporter.write_line(f"Rust and C++ were tested with {drivers.tested_with()}")
+
+
 def missing(what: str) -> None:
     """Skip for want of something; in CI that is a failure."""
     if os.environ.get("CI"):

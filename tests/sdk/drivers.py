@@ -96,6 +96,13 @@ def cargo() -> tuple[list[str], str, str]:
     raise AssertionError
 
 
+def tested_with() -> str:
+    """The versions behind the Rust and the C++ program, and why these."""
+    _, rustc, rerun = cargo()
+    why = "" if rerun == RERUN else f"; {RERUN} needs rustc {RUSTC[0]}.{RUSTC[1]} or newer"
+    return f"rerun {rerun} and its C library, compiled by {rustc}{why}"
+
+
 def run_cargo(*arguments: str, target: Path, cwd: Path) -> str:
     """Run cargo; what it says is the failure's text. Returns its standard output."""
     command, _, _ = cargo()
@@ -172,4 +179,5 @@ def _alone(name: str) -> Iterator[None]:
         yield
 
 
-__all__ = ["cargo", "compile_cpp", "cpp_driver", "flags", "run_cargo", "rust_driver", "rust_workspace"]
+__all__ = ["cargo", "compile_cpp", "cpp_driver", "flags", "run_cargo", "rust_driver", "rust_workspace",
+           "tested_with"]
