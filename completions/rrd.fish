@@ -39,7 +39,7 @@ complete -c rrd -n '__rrd_at' -a forget -d 'Drop ended recordings from the spool
 complete -c rrd -n '__rrd_at' -a gc -d 'Drop the oldest ended recordings until the spool is within its limits, now'
 complete -c rrd -n '__rrd_at' -a daemon -d 'Start, stop and look after the daemon'
 complete -c rrd -n '__rrd_at' -a config -d 'Show and change the settings'
-complete -c rrd -n '__rrd_at' -a completion -d 'Have the shell complete verbs, options and the names of recordings and outputs'
+complete -c rrd -n '__rrd_at' -a completion -d 'Have the shell complete verbs, options and names of recordings, outputs and viewers'
 complete -c rrd -n '__rrd_at' -s V -l version -d 'Show the version and exit'
 complete -c rrd -n '__rrd_at' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more run' -s o -l save -x -a '(__fish_complete_path)' -d 'Write its recording to this file'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from daemon import __version__
@@ -47,7 +46,7 @@ def _commands(path: str, group: Any, context: Any) -> Iterator[str]:  # noqa: AN
             for parameter in command.get_params(inner):
                 record = parameter.get_help_record(inner)
                 if record is not None and "--help" not in parameter.opts:
-                    yield from (".TP", f".B {_text(re.sub(r' <[^>]*>', '', record[0]))}", _text(record[1]))
+                    yield from (".TP", f".B {_text(tree.in_words(record[0]))}", _text(record[1]))
             epilog = (command.epilog or "").replace("\b", "").strip()
             if epilog:
                 yield from (".PP", ".nf", *(_text(line) for line in epilog.splitlines()), ".fi")

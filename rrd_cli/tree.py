@@ -7,7 +7,9 @@ its own click and older ones use click's.
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import re
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +17,7 @@ import typer.core
 import typer.main
 
 from rrd_cli.commands import VERBS
+from rrd_cli.errors import UsageError
 
 
 class _NoConversion:
@@ -55,13 +58,77 @@ class Verb(typer.core.TyperCommand):
         """All parameters, help included."""
         return _spare_conversion(super().get_params(ctx))
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Arguments and options, in the user's words."""
+        _format_parameters(self, ctx, formatter)
+
 
 class Group(typer.core.TyperGroup):
-    """A group of verbs: `typer.Typer(cls=Group)`."""
+    """A group of verbs: see `group`."""
 
     def get_params(self, ctx: Any) -> list[Any]:  # noqa: ANN401
         """All parameters, help included."""
         return _spare_conversion(super().get_params(ctx))
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """Options, and the verbs."""
+        _format_parameters(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+        """The verbs."""
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, _brief(self.get_command(ctx, name))) for name in self.list_commands(ctx)])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401
+        """The verb that was said.
+
+        Raises:
+            UsageError: there is none of this name; with the one that may be meant.
+        """
+        if self.get_command(ctx, args[0]) is None:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), 1, 0.5)
+            meant = f"did you mean {close[0]}?   " if close else ""
+            raise UsageError(f"no such verb: {args[0]}", f"{meant}{ctx.command_path} --help lists the verbs")
+        return super().resolve_command(ctx, args)
+
+
+def _format_parameters(command: Any, ctx: Any, formatter: Any) -> None:  # noqa: ANN401
+    rows: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+    for parameter in command.get_params(ctx):
+        record = parameter.get_help_record(ctx)
+        if record is not None:
+            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            rows[title].append((in_words(record[0]), record[1]))
+    for title, found in rows.items():
+        if found:
+            with formatter.section(title):
+                formatter.write_dl(found)
+
+
+def _brief(command: Any) -> str:  # noqa: ANN401
+    """The first sentence of its help: as long as it takes, wrapped."""
+    return str(command.get_short_help_str(160))
+
+
+def in_words(names: str) -> str:
+    """A parameter as help has it, without the types of Python that typer names."""
+    return re.sub(r" <[^>]*>", "", re.sub(r" <(?:int|float)\b[^>]*>", " N", names))
+
+
+def group(name: str, help_: str) -> typer.Typer:
+    """A group of verbs, `rrd NAME VERB`; alone it shows its help, as `rrd` does. Its verbs are of the class Verb."""
+    app = typer.Typer(
+        name=name, cls=Group, help=help_, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+        subcommand_metavar="VERB ...",
+    )  # fmt: skip
+
+    @app.callback(invoke_without_command=True, help=help_)
+    def alone(context: typer.Context) -> None:
+        if context.invoked_subcommand is None:
+            print(context.get_help())
+
+    return app
 
 
 class Verbs(Group):
@@ -80,7 +147,7 @@ class Verbs(Group):
         for section in dict.fromkeys(VERBS.values()):
             with formatter.section(section):
                 names = [name for name in VERBS if VERBS[name] == section]
-                formatter.write_dl([(name, load(name).get_short_help_str(90)) for name in names])
+                formatter.write_dl([(name, _brief(load(name))) for name in names])
 
 
 def build() -> Any:  # noqa: ANN401

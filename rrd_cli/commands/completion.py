@@ -10,23 +10,15 @@ import typer
 
 from rrd_cli import completions, render
 from rrd_cli.errors import CliError, UsageError
-from rrd_cli.tree import examples
+from rrd_cli.tree import Verb, examples, group
 
 SHELLS: Final = ("bash", "zsh", "fish")
 FILES: Final = {"bash": "rrd.bash", "zsh": "_rrd", "fish": "rrd.fish"}
 
-app = typer.Typer(
-    name="completion",
-    help="Have the shell complete verbs, options and the names of recordings and outputs.",
-    no_args_is_help=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    subcommand_metavar="VERB ...",
-)
+app = group("completion", "Have the shell complete verbs, options and names of recordings, outputs and viewers.")
 
 
-@app.command(epilog=examples("rrd completion install\nrrd completion install zsh"))
+@app.command(cls=Verb, epilog=examples("rrd completion install\nrrd completion install zsh"))
 def install(
     shell: Annotated[str | None, typer.Argument(metavar="SHELL", help="bash, zsh or fish; by default yours.")] = None,
 ) -> None:
@@ -41,7 +33,7 @@ def install(
     render.print_lines([f"wrote {path}", f"wrote {page}", *after(name, path)])
 
 
-@app.command(epilog=examples("rrd completion show fish > rrd.fish"))
+@app.command(cls=Verb, epilog=examples("rrd completion show fish > rrd.fish"))
 def show(
     shell: Annotated[str | None, typer.Argument(metavar="SHELL", help="bash, zsh or fish; by default yours.")] = None,
 ) -> None:
@@ -49,7 +41,7 @@ def show(
     render.print_lines([script(_shell(shell)).rstrip("\n")])
 
 
-@app.command(epilog=examples("rrd completion man | man -l -"))
+@app.command(cls=Verb, epilog=examples("rrd completion man | man -l -"))
 def man() -> None:
     """Print the manual page, made from the same help."""
     from rrd_cli import manual

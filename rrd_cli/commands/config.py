@@ -17,7 +17,7 @@ from daemon.settings import Loaded, Rule, SettingsError
 from rrd_cli import render
 from rrd_cli.client import Client
 from rrd_cli.errors import CliError, NoDaemonError
-from rrd_cli.tree import examples
+from rrd_cli.tree import Verb, examples, group
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,18 +25,10 @@ if TYPE_CHECKING:
 KEYS: Final = ("path", "exists", "settings")
 """Keys of `rrd config show --json`; an object of `settings` has `value`, `from`, `default`, `doc`. Pinned."""
 
-app = typer.Typer(
-    name="config",
-    help="Show and change the settings.",
-    no_args_is_help=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    subcommand_metavar="VERB ...",
-)
+app = group("config", "Show and change the settings.")
 
 
-@app.command(epilog=examples("rrd config show\nrrd config show --json | jq .settings.grpc_port.value"))
+@app.command(cls=Verb, epilog=examples("rrd config show\nrrd config show --json | jq .settings.grpc_port.value"))
 def show(
     json: Annotated[bool, typer.Option("--json", help="Print one object: path, exists, settings.")] = False,
 ) -> None:
@@ -48,7 +40,7 @@ def show(
         render.print_lines(lines(loaded, _used()))
 
 
-@app.command(epilog=examples("rrd config edit\nEDITOR=nano rrd config edit"))
+@app.command(cls=Verb, epilog=examples("rrd config edit\nEDITOR=nano rrd config edit"))
 def edit() -> None:
     """Edit the settings' file with $VISUAL or $EDITOR, check it, and have a running daemon take it.
 
@@ -81,7 +73,7 @@ def edit() -> None:
     render.print_lines([f"wrote {path}", *reload_lines()])
 
 
-@app.command(epilog=examples("rrd config path\ncat $(rrd config path)"))
+@app.command(cls=Verb, epilog=examples("rrd config path\ncat $(rrd config path)"))
 def path() -> None:
     """Print the path of the settings' file, whether it is there or not."""
     render.print_lines([str(settings.config_path())])

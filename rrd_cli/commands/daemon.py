@@ -15,7 +15,7 @@ from daemon import paths
 from rrd_cli import render, service, start
 from rrd_cli.client import Client, LostError
 from rrd_cli.errors import CliError, NoDaemonError
-from rrd_cli.tree import Group, Verb, examples
+from rrd_cli.tree import Verb, examples, group
 
 if TYPE_CHECKING:
     from typing import BinaryIO
@@ -28,16 +28,7 @@ POLL = 0.05
 LOG_POLL = 0.25
 LOG_BLOCK = 1 << 16
 
-app = typer.Typer(
-    name="daemon",
-    cls=Group,
-    help="Start, stop and look after the daemon. It starts by itself whenever a verb or a program needs it.",
-    no_args_is_help=False,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    subcommand_metavar="VERB ...",
-)
+app = group("daemon", "Start, stop and look after the daemon. It starts by itself when a verb or a program needs it.")
 
 
 @app.command("start", cls=Verb, epilog=examples("rrd daemon start"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,11 +45,11 @@ def test_an_error_cannot_command_the_terminal(fake, rrd):
 @pytest.mark.parametrize(
     ("args", "error"),
     [
-        (["sav"], "error: no such command 'sav'"),
+        (["sav"], "error: no such verb: sav\nhint: did you mean save?   rrd --help lists the verbs\n"),
         (["save"], "error: missing argument 'OUT'\nhint: rrd save --help\n"),
         (["ls", "--jsn"], "error: no such option: --jsn"),
         (["detach"], "error: name the outputs to detach, or say --all\n"),
-        (["daemon", "fly"], "error: no such command 'fly'"),
+        (["daemon", "fly"], "error: no such verb: fly\nhint: rrd daemon --help lists the verbs\n"),
         (["daemon", "logs", "-n", "x"], "error: invalid value"),
     ],
 )
@@ -57,6 +58,28 @@ def test_usage(private, rrd, args, error):
     assert (code, out) == (2, "")
     assert err.startswith(error)
     assert err.count("\n") == 2
+
+
+@pytest.mark.parametrize("group", ["daemon", "config", "completion"])
+def test_a_group_alone_shows_its_verbs(private, rrd, group):
+    code, out, err = rrd(group)
+    assert (code, err) == (0, "")
+    assert out == rrd(group, "--help")[1]
+    assert "\nVerbs:\n" in out
+
+
+def test_help_has_no_types_of_python_and_no_half_sentences(private, rrd):
+    from rrd_cli.commands import VERBS
+
+    for words in ((), *((verb,) for verb in VERBS)):
+        text = rrd(*words, "--help")[1]
+        assert not re.search(r" <\w", text.partition("Examples:")[0])
+        assert "...\n" not in text.partition("\n")[2].partition("Examples:")[0]
+
+
+def test_what_a_viewer_said_as_it_died_has_its_lines(fake, rrd):
+    fake.on("ls", raiser(VerbError("failed", "it ended:\n    one\nhint: two")))
+    assert rrd("ls") == (1, "", "error: it ended:\n    one\n    hint: two\n")
 
 
 def test_no_daemon(private, rrd, monkeypatch):
@@ -90,7 +113,7 @@ def test_every_verb_has_help_with_an_example(rrd, verb):
     code, out, _ = rrd(verb, "--help")
     assert code == 0
     commands = [verb]
-    if "\nCommands:\n" in out:
+    if "\nVerbs:\n" in out:
         commands = [f"{verb} {sub}" for sub in tree.load(verb).commands]
     for command in commands:
         code, out, _ = rrd(*command.split(), "--help")
