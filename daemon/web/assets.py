@@ -279,7 +279,7 @@ class Library:
         wanted = "==" + ".".join(map(str, data)) if data else ""
         raise NoViewer(
             "there is no Rerun web viewer on this machine" + (f" ({problem})" if problem else ""),
-            f'pip install "rerun-sdk[notebook]{wanted}" where the daemon or the program runs',
+            f'`pip install "rerun-sdk[notebook]{wanted}"` where the daemon or the program runs',
         )
 
     async def _version(self, binary: Path) -> Version | None:

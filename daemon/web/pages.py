@@ -18,6 +18,7 @@ from __future__ import annotations
 import html
 import json
 import logging
+import re
 import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -228,7 +229,7 @@ class Site:
             .replace("{{style}}", self.static["style.css"].decode())  # a refused client gets no other file
             .replace("{{status}}", str(error.status))
             .replace("{{message}}", html.escape(error.message))
-            .replace("{{hint}}", html.escape(error.hint))
+            .replace("{{hint}}", re.sub("`([^`]*)`", r"<code>\1</code>", html.escape(error.hint)))
         )
         await exchange.reply(error.status, page.encode(), HTML)
 

@@ -30,12 +30,12 @@ rrd.attach()
 log(0, 1)
 rr.get_global_data_recording().flush()
 wait_for_test()
-for number in range(1, 25):
+for number in range(1, 41):
     rr.set_time("frame", sequence=number)
     noise = pa.array([np.random.default_rng(number).bytes(1_000_000)], pa.binary())  # nothing that is drawn
     rr.log("noise", rr.AnyValues(noise=noise))
 """
-"""One row, and on a word 24 MB that cannot be compressed."""
+"""One row, and on a word 40 MB that cannot be compressed."""
 PNG = b"\x89PNG"
 
 STATE = "rrdViewer.get_state().then(s => JSON.stringify(s, (k, v) => typeof v === 'bigint' ? Number(v) : v))"
@@ -99,6 +99,22 @@ def wait_frames(tab: Tab, recording: str, expected: tuple[int, int]) -> None:
         said = "JSON.stringify([rrd.state, rrd.received, rrd.connections, rrd.lag, document.hidden, rrd.error])"
         assert time.monotonic() < deadline, f"{recording} has frames {found}, not {expected}: {tab.eval(said)}"
         time.sleep(0.3)
+
+
+def press(tab: Tab, key: str, number: int, *, shift: bool = False) -> None:
+    """A key, down and up."""
+    for kind in ("keyDown", "keyUp"):
+        tab.command("Input.dispatchKeyEvent", type=kind, key=key, text=key if len(key) == 1 else "",
+                    windowsVirtualKeyCode=number, modifiers=8 if shift else 0)
+
+
+def walk(tab: Tab, name: str, *, shift: bool = False) -> None:
+    """Press Tab until an element has the focus."""
+    for _ in range(10):
+        press(tab, "Tab", 9, shift=shift)
+        if tab.eval("document.activeElement.id") == name:
+            return
+    raise AssertionError(f"{name} cannot be reached by keyboard")
 
 
 def saved(tab: Tab, path: Path) -> Path:
@@ -203,11 +219,11 @@ def test_a_stopped_tab_costs_nobody_anything(daemon, browser, open_tab):
         stopped.eval("setTimeout(() => alert('nothing runs in this tab until somebody clicks'))")
         program.go_on()
         program.finish()
-        running.until("rrd.received > 24e6", 120)
+        running.until("rrd.received > 40e6", 120)
     sink = next(sink for sink in daemon.status()["sinks"] if sink["kind"] == "web")
     assert sink["lag_bytes"] > 10_000_000, "the stopped tab is behind, and nobody else"
     stopped.command("Page.handleJavaScriptDialog", accept=True)
-    stopped.until("rrd.received > 24e6", 120)
+    stopped.until("rrd.received > 40e6", 120)
 
 
 def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
@@ -227,12 +243,19 @@ def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
         (tmp_path / "snapshot.rrd").write_bytes(snapshot)
         verify(tmp_path / "snapshot.rrd")
         assert rows(tmp_path / "snapshot.rrd")[0] == 0
-        # By keyboard: to the boxes, then to the button.
-        tab.eval("document.querySelector('#select-all').focus()")
-        for kind in ("keyDown", "keyUp"):
-            tab.command("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
+        for width in (1280, 360):
+            tab.command("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1,
+                        mobile=False)
+            tab.until(f"innerWidth === {width}")
+            assert tab.eval("document.documentElement.scrollWidth") <= width, "nothing is beside the page"
+        tab.command("Emulation.clearDeviceMetricsOverride")
+        # By keyboard alone: to the boxes, then back to the button.
+        tab.command("Page.bringToFront")
+        walk(tab, "select-all")
+        press(tab, " ", 32)
         assert tab.eval("document.getElementById('open-selected').textContent") == "Open selected (2)"
-        tab.eval("document.getElementById('open-selected').click()")
+        walk(tab, "open-selected", shift=True)
+        press(tab, "\r", 13)
         tab.until("location.pathname === '/view'")
         tab.until("window.rrdViewer !== undefined", 90)
         wait_for(lambda: frames(tab, "first") == (0, 19) and frames(tab, "second"), "both recordings", 60)
@@ -244,7 +267,7 @@ def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
     assert rows(tmp_path / "whole.rrd") == list(range(400))
 
 
-@pytest.mark.parametrize("version", ["0.36.3"])
+@pytest.mark.parametrize("version", ["0.31.4", "0.36.3"])
 def test_the_viewer_inside_the_executable(home, open_tab, sdk_python, version):
     """An environment without rerun-notebook: its `rerun` executable has a web viewer too. The data's SDK is older."""
     packages = subprocess.run([sdk_python(version), "-c", "import rerun_bindings as b; print(b.__file__)"],

@@ -9,7 +9,7 @@
 import { blocks } from "./blocks.js";
 
 const HISTORY_AHEAD = 32 << 20; // what a viewer takes in while it draws one picture, and some
-const LIVE_AHEAD = 8 << 20;
+const LIVE_AHEAD = 4 << 20;
 let ahead = 0;
 let goOn = () => {};
 

@@ -45,7 +45,7 @@ function show(state, detail = "") {
   const [className, text] = TEXT[state];
   document.documentElement.dataset.state = state;
   $("state").className = "state " + className;
-  $("state").textContent = detail ? `${text}: ${detail}` : text;
+  $("state").textContent = $("state").title = detail ? `${text}: ${detail}` : text; // narrow pages cut the text
   showLag();
   document.dispatchEvent(new CustomEvent("rrd", { detail: { state, detail } }));
 }
@@ -70,12 +70,13 @@ function fail(message, hint) {
   const title = document.createElement("h1");
   title.textContent = message;
   const what = document.createElement("p");
-  const command = document.createElement("code");
-  command.textContent = hint;
-  what.append(command);
+  hint.split("`").forEach((part, number) => {
+    const piece = document.createElement(number % 2 ? "code" : "span"); // what stands between backticks is to be typed
+    piece.textContent = part;
+    what.append(piece);
+  });
   box.append(title, what);
   $("viewer").replaceChildren(box);
-  $("viewer").style.background = "var(--ground)";
   rrd.error = message;
 }
 

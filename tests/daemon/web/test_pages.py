@@ -43,6 +43,7 @@ async def test_a_refusal_is_a_page_for_people(tmp_path):
         assert answer.status == 403
         assert answer.headers["content-type"].startswith("text/html")
         assert b"needs a token" in answer.body
+        assert b"run <code>rrd serve</code> on" in answer.body
         assert b"<script" not in answer.body
 
 
