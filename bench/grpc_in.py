@@ -1,23 +1,16 @@
 """How fast an unmodified SDK streams into the daemon, beside `rerun --serve-grpc`, in turns.
 
-Run: python bench/grpc_in.py [--rounds N]      (needs rerun-sdk; prints one line a load, the ratio of medians)
+    python -m bench.grpc_in [ROUNDS]
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import importlib.util
-import os
+import json
 import re
-import socket
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from pathlib import Path
+
+from bench.place import Place, alternate, place, receiver, report
 
 IMAGES = """
 import sys, time, numpy, rerun as rr
@@ -52,75 +45,36 @@ rr.disconnect()
 print("seconds", time.perf_counter() - began)
 """
 
-DAEMON = """
-import sys, trio
-from pathlib import Path
-from daemon.hub import Hub
-from daemon.ingest.grpc import GrpcServer
-async def main():
-    hub = Hub(Path(sys.argv[2]))
-    await GrpcServer(hub, int(sys.argv[1])).serve()
-trio.run(main)
-"""
+LOADS = (("400 images", IMAGES), ("1000 clouds", POINTS), ("100k scalars", SCALARS))
 
 
-def binary() -> str:
-    """The `rerun` executable itself, not pip's launcher: a signal does not reach the launcher's child."""
-    spec = importlib.util.find_spec("rerun_cli")
-    assert spec is not None, "rerun-sdk is not installed"
-    assert spec.origin is not None
-    return os.path.join(os.path.dirname(spec.origin), "rerun")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-@contextlib.contextmanager
-def server(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(300):
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def run(program: str, port: int) -> float:
-    url = f"rerun+http://127.0.0.1:{port}/proxy"
+def seconds(program: str, url: str) -> float:
+    """What the program says that it took, until the server has it all."""
     done = subprocess.run([sys.executable, "-c", program, url], capture_output=True, text=True, timeout=300, check=True)
     found = re.search(r"seconds ([\d.]+)", done.stdout)
     assert found, done.stderr
     return float(found[1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    rerun = binary()
-    for name, program in (("images", IMAGES), ("points", POINTS), ("scalars", SCALARS)):
-        ours, theirs = [], []
-        for _ in range(arguments.rounds):
-            with tempfile.TemporaryDirectory() as spool:
-                port = free_port()
-                with server([sys.executable, "-c", DAEMON, str(port), spool], port):
-                    ours.append(run(program, port))
-                    size = sum(path.stat().st_size for path in Path(spool).glob("*.rrd"))
-            port = free_port()
-            with server([rerun, "--serve-grpc", "--port", str(port), "--bind", "127.0.0.1"], port):
-                theirs.append(run(program, port))
-        mine, other = statistics.median(ours), statistics.median(theirs)
-        print(f"{name}: daemon {mine:.2f} s ({size / 1e6 / mine:.0f} MB/s), rerun --serve-grpc {other:.2f} s, "
-              f"speed {other / mine:.2f} times rerun's", flush=True)
+def main(rounds: int = 5) -> None:
+    with place() as one:
+        url = json.loads(one.cli("status", "--json"))["daemon"]["grpc_url"]
+        for name, program in LOADS:
+            def ours(program: str = program) -> float:
+                took = seconds(program, url)
+                one.clear()
+                return took
+
+            found = alternate(rounds, ours=ours, theirs=lambda program=program: serve_grpc(one, program))
+            print(f"-- {name}: daemon {found['ours']:.2f} s, rerun --serve-grpc {found['theirs']:.2f} s")
+            report(f"{name}: speed into the daemon / rerun --serve-grpc", found["theirs"] / found["ours"], ">= 1.0")
+
+
+def serve_grpc(one: Place, program: str) -> float:
+    """Seconds into Rerun's own server."""
+    with receiver(one, "--serve-grpc") as server:
+        return seconds(program, server.url)
 
 
 if __name__ == "__main__":
-    main()
+    main(*(int(word) for word in sys.argv[1:2]))

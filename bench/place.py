@@ -72,6 +72,14 @@ def place(other: str = "/dev/shm") -> Iterator[Place]:
         shutil.rmtree(elsewhere, ignore_errors=True)
 
 
+def rerun() -> str:
+    """The `rerun` executable itself, not pip's launcher: a signal does not reach the launcher's child."""
+    spec = importlib.util.find_spec("rerun_cli")
+    assert spec is not None
+    assert spec.origin is not None
+    return str(Path(spec.origin).parent / "rerun")
+
+
 class Receiver(NamedTuple):
     """Where it listens, and its process."""
 
@@ -82,14 +90,10 @@ class Receiver(NamedTuple):
 @contextlib.contextmanager
 def receiver(one: Place, *arguments: object) -> Iterator[Receiver]:
     """A real `rerun` that receives on a port of its own."""
-    spec = importlib.util.find_spec("rerun_cli")
-    assert spec is not None
-    assert spec.origin is not None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    binary = str(Path(spec.origin).parent / "rerun")
-    command = [binary, *map(str, arguments), "--port", str(port), "--bind", "127.0.0.1"]
+    command = [rerun(), *map(str, arguments), "--port", str(port), "--bind", "127.0.0.1"]
     process = subprocess.Popen(command, env=one.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 20

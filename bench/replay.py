@@ -1,21 +1,20 @@
-"""How fast a recording goes to a server: `rrd connect`'s sink beside `rerun FILE`, which streams the file to it.
+"""How fast a recording goes to a server: `rrd connect URL FILE` beside `rerun FILE`, which streams the file to it.
 
-Run: python bench/replay.py [--rounds N] [--megabytes M]     (needs rerun-sdk; prints both times and their ratio)
+    python -m bench.replay [ROUNDS]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
+import json
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from bench.place import Place, alternate, place, receiver, report, rerun
+from rrd_cli.client import Client
 
-from bench.grpc_in import binary, free_port, server
+MEGABYTES = 556
 
 MAKE = """
 import sys, numpy, rerun as rr
@@ -27,53 +26,38 @@ for i in range(int(int(sys.argv[2]) * 1e6 / 0.9216e6)):
     rr.log("scalar", rr.Scalars(i))
 """
 
-PUSH = """
-import sys, time, trio
-from pathlib import Path
-from daemon.hub import Hub
-from daemon.selection import resolve
-from daemon.sinks.viewer import ViewerSink
-from daemon.wire.grpc import parse_url
-async def main():
-    hub = Hub(Path(sys.argv[1]))
-    stream = await hub.open_file(Path(sys.argv[2]))
-    sink = ViewerSink(hub, resolve([stream.id], hub.streams, time.time()), parse_url(sys.argv[3]))
-    began = time.perf_counter()
-    await sink.deliver()
-    print(time.perf_counter() - began, sink.delivered_messages)
-trio.run(main)
-"""
+
+def ours(one: Place, path: Path) -> float:
+    """From saying the verb until the server has confirmed all of it."""
+    with receiver(one, "--serve-grpc") as server:
+        began = time.perf_counter()
+        name = json.loads(one.cli("connect", server.url, path, "--json"))["sink"]["id"]
+        with Client(one.disk / "r" / "rrd" / "control.sock") as client:
+            while True:
+                (sink,) = (sink for sink in client.call("status", {})["sinks"] if sink["id"] == name)
+                if sink["state"] == "complete":
+                    return time.perf_counter() - began
+                assert sink["state"] in ("starting", "following"), sink
+                time.sleep(0.02)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=int, default=556)
-    arguments = parser.parse_args()
-    rerun = binary()
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "replay.rrd"
-        subprocess.run([sys.executable, "-c", MAKE, str(path), str(arguments.megabytes)], check=True)
-        size = path.stat().st_size / 1e6
-        ours, theirs = [], []
-        for _ in range(arguments.rounds):
-            for name in ("ours", "theirs"):
-                port = free_port()
-                with server([rerun, "--serve-grpc", "--port", str(port), "--bind", "127.0.0.1"], port):
-                    url = f"rerun+http://127.0.0.1:{port}/proxy"
-                    began = time.perf_counter()
-                    if name == "ours":
-                        subprocess.run([sys.executable, "-c", PUSH, directory, str(path), url], check=True,
-                                       capture_output=True, timeout=300)
-                        ours.append(time.perf_counter() - began)
-                    else:
-                        subprocess.run([rerun, "--port", str(port), str(path)], check=True, capture_output=True,
-                                       timeout=300)
-                        theirs.append(time.perf_counter() - began)
-        mine, other = statistics.median(ours), statistics.median(theirs)
-        print(f"{size:.0f} MB: sink {mine:.2f} s ({size / mine:.0f} MB/s, with the interpreter's start), "
-              f"rerun FILE {other:.2f} s, ratio {mine / other:.2f}")
+def theirs(one: Place, path: Path) -> float:
+    """Rerun's own way: who finds a server on the port streams the file to it."""
+    with receiver(one, "--serve-grpc") as server:
+        port = server.url.split(":")[2].split("/")[0]
+        began = time.perf_counter()
+        subprocess.run([rerun(), "--port", port, path], env=one.env, check=True, capture_output=True, timeout=300)
+        return time.perf_counter() - began
+
+
+def main(rounds: int = 5) -> None:
+    with place() as one:
+        path = one.disk / "replay.rrd"
+        subprocess.run([sys.executable, "-c", MAKE, path, str(MEGABYTES)], env=one.env, check=True)
+        found = alternate(rounds, ours=lambda: ours(one, path), theirs=lambda: theirs(one, path))
+        print(f"-- {MEGABYTES} MB into a server: rrd connect {found['ours']:.2f} s, rerun FILE {found['theirs']:.2f} s")
+        report("time of rrd connect / of rerun FILE", found["ours"] / found["theirs"], "<= 1.0")
 
 
 if __name__ == "__main__":
-    main()
+    main(*(int(word) for word in sys.argv[1:2]))
