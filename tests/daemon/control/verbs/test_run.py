@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from daemon.control.verbs import run
+from daemon.stream import Stream
+from tests.daemon.conftest import Core, opened
+from tests.helpers import frames
+from tests.helpers.frames import numbered, stream
+
+TOKEN = "t0ken"
+
+
+class Running:
+    """The verb `run`, while its program runs."""
+
+    def __init__(self, core: Core) -> None:
+        self.core = core
+        self.answer: dict[str, Any] = {}
+
+    async def start(self, nursery: trio.Nursery, **args: Any) -> None:
+        async def say() -> None:
+            self.answer = await self.core.say("run", token=TOKEN, **args)
+
+        nursery.start_soon(say)
+        await self.told("ready")
+
+    async def told(self, key: str) -> Any:
+        """The first progress message that has this."""
+        with trio.fail_after(30):
+            while not (found := [told for told in self.core.client.progress if key in told]):
+                await trio.lowlevel.checkpoint()
+        return found[0]
+
+    def logs(self, recording: str) -> Stream:
+        """A stream of the program: this process is it, its environment is not."""
+        one = opened(self.core.hub, stream(*numbered(2, recording)), pid=os.getpid())
+        current = self.core.daemon.runs._runs[TOKEN]
+        if one not in current.streams:
+            self.core.daemon.runs._take(one, current)
+        self.core.hub.reshaped()
+        return one
+
+
+async def test_files_for_what_a_program_logs(core: Core, tmp_path: Path) -> None:
+    out = tmp_path / "out.rrd"
+    running = Running(core)
+    async with trio.open_nursery() as nursery:
+        await running.start(nursery, save=str(out))
+        assert running.core.client.progress == [{"ready": True, "port": 0, "error": ""}]
+        one, two = running.logs("one"), running.logs("two")
+        assert (await running.told("file"))["file"] == str(out)
+        for each in (one, two):
+            core.hub.end_stream(each, "test")
+        await core.say("run_end", token=TOKEN)
+    assert running.answer["problems"] == []
+    assert [(found["recording_id"], found["messages"], found["live"], found["file"])
+            for found in running.answer["recordings"]] == [
+        ("one", 3, False, str(out)), ("two", 3, False, str(tmp_path / "out-2.rrd"))]
+    for name, path in (("one", out), ("two", tmp_path / "out-2.rrd")):
+        assert frames.frames_of(path.read_bytes()) == frames.payloads(numbered(2, name))
+
+
+async def test_said_again_to_the_next_daemon(core: Core, tmp_path: Path) -> None:
+    """Which files were made is sent along: they are not taken for somebody else's."""
+    out = tmp_path / "out.rrd"
+    running = Running(core)
+    out.write_text("made by the daemon before")
+    async with trio.open_nursery() as nursery:
+        await running.start(nursery, save=str(out), files={"app/one": str(out)})
+        one = running.logs("one")
+        core.hub.end_stream(one, "test")
+        await core.say("run_end", token=TOKEN)
+    assert frames.frames_of(out.read_bytes()) == frames.payloads(numbered(2, "one"))
+
+
+async def test_a_run_that_logs_nothing(core: Core, tmp_path: Path) -> None:
+    await core.say("run_end", token=TOKEN)
+    assert await core.say("run", token=TOKEN, save=str(tmp_path / "out.rrd")) == {"recordings": [], "problems": []}
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_program_saved_by_itself(core: Core, tmp_path: Path) -> None:
+    saved = frames.write(tmp_path / "own.rrd", stream(*numbered(2, "own"), end="sealed"))
+    await core.say("run_end", token=TOKEN, saved=[str(saved), str(tmp_path / "gone.rrd")])
+    out = tmp_path / "out.rrd"
+    answer = await core.say("run", token=TOKEN, save=str(out))
+    (found,) = answer["recordings"]
+    assert (found["recording_id"], found["messages"], found["file"], found["saved"]) == ("own", 3, str(out), str(saved))
+    assert frames.frames_of(out.read_bytes()) == frames.payloads(numbered(2, "own"))
+    (problem,) = answer["problems"]
+    assert problem.startswith("cannot read what the program saved: ")
+
+
+async def test_an_output_that_cannot_be(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "DRAIN_S", 0.05)
+    running = Running(core)
+    async with trio.open_nursery() as nursery:
+        await running.start(nursery, connect="ftp://nowhere")
+        one = running.logs("one")
+        assert (await running.told("problem"))["problem"].startswith("connect: ")
+        core.hub.end_stream(one, "test")
+        await core.say("run_end", token=TOKEN)
+    assert len(running.answer["problems"]) == 1
+
+
+async def test_where_it_cannot_save(core: Core, tmp_path: Path) -> None:
+    (tmp_path / "there.rrd").touch()
+    for path, error in (
+        ("x.rrd", ("refused", "output is not absolute: x.rrd", "")),
+        (str(tmp_path), ("refused", f"output is a directory: {tmp_path}", "")),
+        (str(tmp_path / "no" / "x.rrd"), (
+            "failed", f"directory does not exist: {tmp_path / 'no'}", f"mkdir -p {tmp_path / 'no'}")),
+        (str(tmp_path / "there.rrd"), (
+            "exists", f"file exists: {tmp_path / 'there.rrd'}",
+            "say --force to replace it, or choose another name")),
+    ):
+        assert await core.refused("run", token=TOKEN, save=path) == error
+    assert (await core.refused("run", token="../x"))[:2] == (
+        "usage", "run: token must be letters and digits, found '../x'")
