@@ -353,6 +353,25 @@ def test_what_the_command_says(daemon):
     assert _status(first[0]) == 0
 
 
+def test_a_file_that_is_a_link_to_a_log_is_what_its_page_shows(daemon):
+    with Program(daemon, "app", rows=5) as program:
+        program.finish()
+    daemon.cli("save", "run.rrd", "--wait")
+    assert (daemon.path / "run.rrd").stat().st_nlink == 2
+    assert f"source=stream:{next(daemon.spool.glob('*.rrd')).stem}&" in serve(daemon, "run.rrd")
+    (daemon.path / "other.rrd").write_bytes((daemon.path / "run.rrd").read_bytes())
+    assert f"source=file:{daemon.path}/other.rrd&" in serve(daemon, "other.rrd")
+
+
+def test_a_program_that_serves_says_where(daemon):
+    script = "import rerun as rr, rrd; rr.init('app'); print(rrd.serve(open_browser=False).path)"
+    session = {"SSH_CONNECTION": "10.0.0.5 4444 10.0.0.9 22", "USER": "ann"}
+    done = subprocess.run([sys.executable, "-c", script], env=daemon.env | session, capture_output=True, text=True,
+                          check=True)
+    assert f"rrd: {done.stdout}" in done.stderr
+    assert "ssh -N -L" in done.stderr
+
+
 def test_a_browser_is_opened_with_a_ticket_that_is_good_once(daemon):
     seen = daemon.path / "seen"
     script = daemon.path / "browser"

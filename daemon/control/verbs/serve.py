@@ -19,6 +19,7 @@ from daemon.control.verbs.save import select
 from daemon.selection import FILE, RUN, STREAM
 from daemon.sinks.runner import describe
 from daemon.sinks.web import DEFAULT_PORT, WebSink, url_host
+from daemon.systemd.service import outside
 from daemon.wire.control import Message, VerbError
 
 log = logging.getLogger("rrd.web")
@@ -91,14 +92,13 @@ async def _terms(call: Call) -> list[str]:
     if not call.text("stream", "") and not call.texts("source"):
         return ["@live"]
     selection, _ = await select(call)
-    files = [name for name in selection.streams if name.startswith(FILE)]
-    words = [word for word in call.texts("source") if not word.startswith("/")]
-    if call.text("stream", ""):
-        words = [f"{STREAM}{call.text('stream')}"]
+    # A file may be a log of the spool itself: a saved recording is often nothing but a link to it.
+    streams = [name if name.startswith(FILE) else f"{STREAM}{name}" for name in selection.streams]
+    words = call.texts("source")
     # @latest is what it is now: a page that is opened again tomorrow shows the same.
     named = [f"{app}/{recording}" if app else recording for app, recording in sorted(selection.recordings)]
-    fixed = [word for word in words if word == "@live" or word.startswith((STREAM, RUN))]
-    return [*fixed, *sorted(files), *(["@all"] if "@all" in words else named)]
+    fixed = [word for word in words if word == "@live" or word.startswith(RUN)]
+    return [*fixed, *sorted(streams), *(["@all"] if "@all" in words else named)]
 
 
 def _running(call: Call) -> WebSink | None:
@@ -176,7 +176,7 @@ def has_desktop(environment: Mapping[str, str]) -> bool:
 
 async def open_browser(url: str, environment: Mapping[str, str]) -> None:
     """Open an address in the user's browser. Some launchers stay until it is closed: it may outlive the daemon."""
-    command = [sys.executable, "-I", "-m", "webbrowser", "-t", url]
+    command = [*outside(environment), sys.executable, "-I", "-m", "webbrowser", "-t", url]
     quiet = subprocess.DEVNULL
     try:
         process = await trio.lowlevel.open_process(

@@ -19,6 +19,7 @@ when it is used.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._errors import Error
@@ -272,7 +273,9 @@ def serve(
     recording: rr.RecordingStream | None = None,
     server_memory_limit: str | None = None,
 ) -> Sink:
-    """Serve a recording to web viewers; `path` of what is returned is the URL. The parameters are `rr.serve_web`'s.
+    """Serve a recording to web viewers; `path` of what is returned is the URL, which is printed on stderr, too.
+
+    The parameters are `rr.serve_web`'s.
 
     Args:
         open_browser: Open the page.
@@ -516,6 +519,10 @@ def _sink(answer: dict[str, Any], target: str) -> Sink:
 
     if answer.get("warning"):
         warn(str(answer["warning"]))
+    if "tunnel" in answer:  # a page; where no browser could be opened, its address is all there is
+        print(f"rrd: {answer.get('url')}", file=sys.stderr)
+        if answer["tunnel"]:
+            print(f"rrd: an ssh session; at your end: {answer['tunnel']}", file=sys.stderr)
     sink, viewer = answer.get("sink"), answer.get("viewer")
     place = answer.get("url") or (sink.get("target") if isinstance(sink, dict) else "")
     if not place and isinstance(viewer, dict):
