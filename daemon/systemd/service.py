@@ -1,4 +1,5 @@
-"""The daemon's side of being a service: the watchdog, levels for the journal, the lock that a keeper would hold.
+"""The daemon's side of being a service: the watchdog, levels for the journal, the lock that a keeper would hold, what
+is started outside of it.
 
 Rules: nothing wakes up unless systemd asked for it (WATCHDOG_USEC, sd_watchdog_enabled(3)). Without systemd nothing
 here does anything.
@@ -9,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -65,6 +68,37 @@ async def feed_watchdog(notifier: Notifier, period: float) -> None:
     while True:
         notifier.tell("WATCHDOG=1")
         await trio.sleep(period)
+
+
+def systemd_run(environment: Mapping[str, str]) -> str | None:
+    """The `systemd-run` that reaches the manager of this service; None if this is no service, or it cannot be reached.
+
+    Args:
+        environment: Of the command that is to be run.
+    """
+    runtime = environment.get("XDG_RUNTIME_DIR", "")
+    if "INVOCATION_ID" not in os.environ or not os.path.exists(os.path.join(runtime, "systemd", "private")):
+        return None
+    return shutil.which("systemd-run")
+
+
+def outside(environment: Mapping[str, str]) -> list[str]:
+    """Words before a command that is to run as if its user had typed it; none where this is no service.
+
+    A browser's own sandbox is made of namespaces, which this service may not make. A scope would inherit that: its
+    processes are ours. A transient service is the manager's. Values are taken from systemd-run's own environment, for
+    everybody can read command lines.
+
+    Args:
+        environment: Of the command.
+    """
+    program = systemd_run(environment)
+    if program is None:
+        return []
+    names = [name for name in environment if re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]
+    # A launcher ends when it has started what stays.
+    return [program, "--user", "--quiet", "--collect", "--property=KillMode=process",
+            *(f"--setenv={name}" for name in names), "--"]
 
 
 def be_the_only_one() -> int:

@@ -24,6 +24,7 @@ from pathlib import Path
 import trio
 
 from daemon import paths
+from daemon.systemd import service
 from daemon.viewers.discover import alive, bindings_of, descends, listener, owner_of, version_of
 from daemon.viewers.probe import Answer, probe
 from daemon.viewers.version import FIRST_HEADLESS, Fit, Verdict, Version, compare, parse_version, show
@@ -334,10 +335,8 @@ def free_port() -> int:
 
 def _scope(port: int, environment: Mapping[str, str]) -> list[str]:
     """Under systemd, what is started in a service ends with it; a scope of its own does not."""
-    if "INVOCATION_ID" not in os.environ or not environment.get("XDG_RUNTIME_DIR"):
-        return []
-    systemd_run = shutil.which("systemd-run")
-    if systemd_run is None or not os.path.exists(os.path.join(environment["XDG_RUNTIME_DIR"], "systemd", "private")):
+    systemd_run = service.systemd_run(environment)
+    if systemd_run is None:
         return []
     return [systemd_run, "--user", "--scope", "--quiet", "--collect", f"--unit=rrd-viewer-{port}-{os.getpid()}", "--"]
 
