@@ -3,7 +3,6 @@ neither grows nor dies of it."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import struct
@@ -292,16 +291,20 @@ def test_nonsense_on_the_control_socket(steady: Home, greet: bool) -> None:
 
 
 def test_endless_lengths(steady: Home) -> None:
-    """Announced and never sent, or sent and never ended: the daemon holds no more than one message of each client."""
+    """Announced, and all but the last byte of it sent: the daemon holds no more than one message of each client."""
+    process = psutil.Process(steady.daemon_pid())
+    before = process.memory_info().rss
     clients = [steady.client() for _ in range(20)]
+    body = b"\xa1\x61a\x7a\x7f\xff\xff\xff".ljust(control.MAX_MESSAGE, b"x")
     for client in clients:
-        client.send(control.MAX_MESSAGE.to_bytes(4, "big") + b"\xa1\x61a\x7a\x7f\xff\xff\xff")
-        client.socket.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            for _ in range(4 * control.MAX_MESSAGE // 1000):
-                client.send(b"x" * 1000)
+        client.socket.sendall(control.MAX_MESSAGE.to_bytes(4, "big") + body[:-1])
     assert steady.call("ls") == {"recordings": []}
+    assert process.memory_info().rss - before < 3 * len(clients) * control.MAX_MESSAGE
     for client in clients:
+        client.send(body[-1:])
+        message = client.receive()
+        assert message is not None
+        assert message["error"]["code"] == "protocol"
         client.close()
 
 
