@@ -25,6 +25,8 @@ CHUNK_ID_BEFORE = b"\x32\x12"
 """Field 6, 18 bytes long, which stands before it."""
 _LAST_FIELDS = 2 + 18 + 2
 BLOCK = 1 << 20
+BLOCK_FRAMES = 2000
+"""Walked in some 5 ms: a block is walked at once when it is delivered."""
 INDEX_NAME = b"index_name"
 LZ4 = 2
 MAX_OLD = 64 << 20
@@ -38,7 +40,8 @@ class Skimmed(NamedTuple):
         pinned: Frames to deliver nevertheless, in order.
         messages, bytes: Of the selected frames, with headers.
         position: Where the reader stands now.
-        blocks: Where to begin reading to get it piece by piece: each of at most BLOCK bytes, or of one frame.
+        blocks: Where to begin reading to get it piece by piece: each of at most BLOCK bytes and BLOCK_FRAMES,
+            or of one frame.
     """
 
     pinned: list[Frame]
@@ -63,12 +66,14 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
     """
     scanner = Scanner(fd, position)
     kept: list[Frame] = []
-    messages = size = 0
+    messages = size = inside = 0
     blocks = [position]
     blueprints: dict[bytes | None, bool] = {}
     for frame in scanner.frames(end):
-        if frame.end - blocks[-1] > BLOCK and frame.start > blocks[-1]:
+        if (frame.end - blocks[-1] > BLOCK or inside == BLOCK_FRAMES) and frame.start > blocks[-1]:
             blocks.append(frame.start)
+            inside = 0
+        inside += 1
         if wanted is not None and frame.store not in wanted:
             continue
         messages += 1

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from daemon.feed import Batch, Feed
 from daemon.hub import Hub
 from daemon.selection import Selection
+from daemon.spool.pinned import BLOCK_FRAMES
 from daemon.stream import RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
 from tests.daemon.conftest import append, completed, ended, make_hub, opened, real
@@ -284,6 +285,17 @@ async def test_many_ended_logs_need_few_descriptors(hub: Hub) -> None:
     feed = hub.feed(whole(*hub.streams.values()))
     assert len(await taken(feed)) == 180
     assert len(os.listdir("/proc/self/fd")) - before <= 70
+
+
+async def test_history_comes_in_blocks_that_are_quickly_walked(hub: Hub) -> None:
+    one = opened(hub, stream(*numbered(0), *temporal(1, 10) * 5000))
+    feed = hub.feed(whole(one))
+    await feed.newest_first()
+    sizes = []
+    while (batch := await feed.take()) is not None:
+        sizes.append(len(batch.frames))
+    assert max(sizes) <= BLOCK_FRAMES
+    assert sum(sizes) == 5001
 
 
 class SpoolMachine(RuleBasedStateMachine):
