@@ -87,7 +87,7 @@ _rrd() {
             case $at in *) kinds="recordings" ;; esac
             ;;
         "gc")
-            options="-n --dry-run --json -h --help"
+            options="-n --dry-run -y --yes --json -h --help"
             kinds=""
             ;;
         "daemon")

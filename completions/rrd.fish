@@ -135,6 +135,7 @@ complete -c rrd -n '__rrd_at --more forget' -l json -d 'Print one object: record
 complete -c rrd -n '__rrd_at --more forget' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more forget' -a '(rrd _complete recordings 2>/dev/null)'
 complete -c rrd -n '__rrd_at --more gc' -s n -l dry-run -d 'Only show what would be freed'
+complete -c rrd -n '__rrd_at --more gc' -s y -l yes -d 'Do not ask'
 complete -c rrd -n '__rrd_at --more gc' -l json -d 'Print one object: recordings (names), bytes, streams'
 complete -c rrd -n '__rrd_at --more gc' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at daemon' -a start -d 'Start the daemon, if it is not running'

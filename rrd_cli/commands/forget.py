@@ -49,18 +49,36 @@ def run(
         args["ended"] = True
     elif older_than is not None:
         args["older_than_s"] = seconds(older_than)
-    with Client() as client:
-        ask = not (yes or dry_run or json) and sys.stdin.isatty()
-        answer = client.call("forget", args | {"dry_run": dry_run or ask})
-        if ask and answer.get("streams"):
-            if not typer.confirm(f"{sentence(answer, 'Forget')}?", err=True):
-                render.print_lines(["nothing was forgotten"])
-                return
-            answer = client.call("forget", args | {"dry_run": False})
+    answer = drop("forget", args, "Forget", dry_run=dry_run, ask=not (yes or json))
+    if answer is None:
+        render.print_lines(["nothing was forgotten"])
+        return
     if json:
         render.print_lines([render.as_json(answer)])
     else:
         render.print_lines([sentence(answer, "would forget" if dry_run else "forgot")])
+
+
+def drop(verb: str, args: Mapping[str, Any], word: str, *, dry_run: bool, ask: bool) -> dict[str, Any] | None:
+    """Say a verb that drops recordings, on a terminal after a question that names them.
+
+    Args:
+        verb: Of the daemon.
+        args: Its arguments, without dry_run.
+        word: What the question begins with.
+        ask: Nobody has answered it yet.
+
+    Returns:
+        What the daemon answers; None where the user said no.
+    """
+    with Client() as client:
+        if ask and not dry_run and sys.stdin.isatty():
+            found = client.call(verb, {**args, "dry_run": True})
+            if not found.get("recordings"):
+                return found
+            if not typer.confirm(f"{sentence(found, word)}?", err=True):
+                return None
+        return client.call(verb, {**args, "dry_run": dry_run})
 
 
 def sentence(answer: Mapping[str, Any], verb: str) -> str:

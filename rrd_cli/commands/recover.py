@@ -81,8 +81,8 @@ def lines(report: RecoveryReport) -> list[str]:
     found.append(f"  kept    {render.plural(report.kept_messages, 'message')}, {render.size(report.kept_bytes)}{time}")
     if report.lost_bytes or report.lost_messages:
         time = f", about {render.span(report.lost_seconds)}" if report.lost_seconds else ""
-        messages = render.plural(report.lost_messages, "message")
-        found.append(f"  lost    at least {messages}, {render.size(report.lost_bytes)}{time}")
+        messages = f"at least {render.plural(report.lost_messages, 'message')}, " if report.lost_messages else ""
+        found.append(f"  lost    {messages}{render.size(report.lost_bytes)}{time}")
     for damage in report.damage[:LISTED]:
         where = f"at byte {render.number(damage.offset)}"
         found.append(f"          {where}: {render.clean(damage.what)} ({render.size(damage.bytes)})")
@@ -111,6 +111,8 @@ def _recover(word: str, output: str, *, force: bool) -> RecoveryReport:
     except FileExistsError as error:
         raise CliError(f"file exists: {output}", "say --force to replace it, or choose another name with -o") from error
     except OSError as error:
-        raise CliError(f"cannot recover {word}: {error.strerror}: {error.filename or output}") from error
+        # What is written has another name until it is complete: of no interest to anybody.
+        where = path if error.filename == path else output
+        raise CliError(f"cannot recover {word}: {error.strerror}: {where}") from error
     report.inputs = [word]
     return report

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
 
 from rrd_cli.commands import forget
 from rrd_cli.errors import UsageError
+from tests.helpers.terminal import BASH, Shell
 
 ANSWER = {"recordings": ["app/one", "app/two"], "bytes": 1_200_000, "streams": ["s1", "s2"]}
 
@@ -55,31 +57,23 @@ def test_one_way_of_saying_which(private, rrd, args):
     assert rrd("forget", *args)[0] == 2
 
 
-class TestOnATerminal:
-    @pytest.fixture(autouse=True)
-    def _terminal(self, fake, monkeypatch):
-        fake.on("forget", ANSWER)
-        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-
-    def asked(self, fake):
-        return [args["dry_run"] for args in fake.said("forget")]
-
-    def test_yes(self, fake, rrd, monkeypatch):
-        question = "Forget 2 recordings (frees 1.2 MB): app/one, app/two?"
-        monkeypatch.setattr("typer.confirm", lambda text, **_: text == question)
-        assert rrd("forget", "--ended")[1].startswith("forgot 2 recordings")
-        assert self.asked(fake) == [True, False]
-
-    def test_no(self, fake, rrd, monkeypatch):
-        monkeypatch.setattr("typer.confirm", lambda text, **_: False)
-        assert rrd("forget", "--ended")[1] == "nothing was forgotten\n"
-        assert self.asked(fake) == [True]
-
-    def test_not_asked(self, fake, rrd):
-        assert rrd("forget", "--ended", "--yes")[0] == 0
-        assert self.asked(fake) == [False]
-
-
-def test_streams_without_a_recording(fake, rrd):
-    fake.on("forget", {"recordings": [], "bytes": 12, "streams": ["s1"]})
-    assert rrd("forget", "stream:s1")[1] == "forgot 1 stream (frees 12 B): s1\n"
+@pytest.mark.parametrize(("command", "question", "done", "refused"), [
+    ("forget --ended", "Forget 2 recordings (frees 1.2 MB): app/one, app/two?", "forgot 2", "nothing was forgotten"),
+    ("gc", "Drop 2 recordings (frees 1.2 MB): app/one, app/two?", "dropped 2", "nothing was dropped"),
+])
+def test_the_question_on_a_terminal(fake, command, question, done, refused):
+    verb = command.split()[0]
+    for name in ("forget", "gc"):
+        fake.on(name, ANSWER)
+    with Shell(BASH, f"rrd() {{ {sys.executable} -m rrd_cli \"$@\"; }}") as shell:
+        for key, said, dry_runs in (("n\n", refused, [True]), ("\n", refused, [True]), ("y\n", done, [True, False])):
+            fake.calls.clear()
+            shell.type(f"rrd {command}\n")
+            shell.wait(re.escape(question))
+            shell.type(key)
+            shell.wait(said)
+            assert [args["dry_run"] for args in fake.said(verb)] == dry_runs
+        fake.calls.clear()
+        shell.type(f"rrd {command} --yes\n")
+        shell.wait(done)
+        assert [args["dry_run"] for args in fake.said(verb)] == [False]

@@ -30,6 +30,11 @@ def test_no_footer_is_said_with_the_reason():
     assert recover.lines(report)[-1] == "  footer  none: 60,000,000 cells, at most 50,000,000"
 
 
+def test_bytes_that_were_no_message():
+    report = RecoveryReport("o", ["i"], lost_bytes=4096)
+    assert "  lost    4.1 kB" in recover.lines(report)
+
+
 def test_much_damage_is_cut_short():
     report = RecoveryReport("o", ["i"], footer=True, damage=REPORT.damage * 30)
     assert "          and 20 places more" in recover.lines(report)
@@ -85,6 +90,10 @@ class TestFiles:
         assert rrd("recover", "a.rrd", "b.rrd", "-o", "out")[0] == 0
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.rrd", "b.rrd"]
         assert rrd("recover", "a.rrd", "b.rrd", "-o", "nowhere")[0] == 2
+
+    def test_where_it_cannot_write(self, rrd):
+        message = "error: cannot recover a.rrd: No such file or directory: none/a.rrd\n"
+        assert rrd("recover", "a.rrd", "-o", "none/a.rrd")[2].endswith(message)
 
     def test_json(self, rrd):
         code, out, _ = rrd("recover", "a.rrd", "--json")
