@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +52,27 @@ finally:
 """
 
 
+TAKEN = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.conftest import Home, wait_for
+from tests.helpers.viewers import Server
+
+home = Home.__new__(Home)
+home.path, home.env = Path({path!r}), dict(os.environ)
+try:
+    with Server(home, Path({rerun!r}), "--serve-grpc", port=9876) as server:
+        home.cli("daemon", "start")
+        text = home.cli("status").stdout
+        own = home.status()["daemon"]["grpc_url"]
+    wait_for(lambda: not home.status()["daemon"]["grpc_error"], "the port")
+    print(json.dumps({{"text": text, "own": own, "pid": server.pid}}))
+finally:
+    home.stop()
+"""
+
+
 @pytest.fixture
 def apart(home: Home, rerun: Path) -> Home:
     """A home whose daemon takes the port over, and where viewers need no display."""
@@ -69,6 +91,24 @@ def apart(home: Home, rerun: Path) -> Home:
     return home
 
 
+def run_inside(home: Home, source: str, rerun: Path, *argv: str) -> dict[str, Any]:
+    """Run a program in a network of its own; what it prints last, JSON."""
+    inside = source.format(root=str(ROOT), path=str(home.path), rerun=str(rerun))
+    done = subprocess.run(
+        ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c", inside, *argv],
+        env=home.env, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
+    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{home.log[-3000:]}"
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+def test_the_port_is_a_viewers(apart: Home, rerun: Path) -> None:
+    """It stays with it, `rrd status` says who has it, and is ours once it is free."""
+    found = run_inside(apart, TAKEN, rerun)
+    assert found["text"].count(f"port 9876 is taken by rerun (pid {found['pid']})") == 1
+    assert found["own"].startswith("rerun+http://127.0.0.1:")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["rerun", "file", "spawn"])
 def test_it_still_ends_in_a_viewer(apart: Home, rerun: Path, what: str) -> None:
@@ -76,12 +116,7 @@ def test_it_still_ends_in_a_viewer(apart: Home, rerun: Path, what: str) -> None:
         source = ("import rerun as rr; rr.init('app', recording_id='run'); rr.save('run.rrd'); [(rr.set_time('frame', "
                   "sequence=i), rr.log('row', rr.TextLog(str(i)))) for i in range(50)]")
         subprocess.run([sys.executable, "-c", source], cwd=apart.path, env=apart.env, check=True)
-    inside = INSIDE.format(root=str(ROOT), path=str(apart.path), rerun=str(rerun))
-    done = subprocess.run(
-        ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable, "-c", inside, what],
-        env=apart.env, cwd=ROOT, capture_output=True, text=True, timeout=170, check=False)
-    assert done.returncode == 0, f"{done.stderr[-3000:]}\n{apart.log[-3000:]}"
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_inside(apart, INSIDE, rerun, what)
     assert found["error"] == ""
     assert found["sinks"] == 1, "one viewer for all"
     assert found["recordings"] == ([] if what == "rerun" else [["run", True]])
