@@ -188,7 +188,7 @@ def written_to_a_pipe(home: Home, data: bytes) -> dict[str, str]:
 def test_two_recordings_saved_to_one_pipe(
     daemon: Home, sdk_python: Callable[[str], Path], version: str
 ) -> None:
-    """Somebody saves another recording to the descriptor that the shim made: both are whole, in each output."""
+    """Somebody saves another recording, or the same once more, to the descriptor that the shim made: all are whole."""
     errors = run(daemon, sdk_python(version), """
 one, two = (rr.RecordingStream("app", recording_id=name) for name in ("one", "two"))
 rrd.save("link.rrd", recording=one)
@@ -205,12 +205,19 @@ two.disconnect()
 log(400, 500, one)
 assert rrd.flush(recording=one)
 log(500, 600, one)
+again = rr.RecordingStream("app", recording_id="again")
+rrd.attach(again)
+log(0, 50, again)
+(stream,) = [found for found in _session.current().streams if found.recording_id == "again"]
+again.save(f"/proc/self/fd/{stream.write_end}")
+log(50, 100, again)
+assert rrd.flush(recording=again)
 """)
     assert warnings(errors) == []
     ended(daemon)
     listed = {one["recording_id"]: one["state"] for one in daemon.recordings()}
-    assert listed == {"one": "ended", "two": "ended"}
-    for name, expected in (("one", range(600)), ("two", range(50, 400))):
+    assert listed == {"one": "ended", "two": "ended", "again": "ended"}
+    for name, expected in (("one", range(600)), ("two", range(50, 400)), ("again", range(100))):
         daemon.cli("save", f"{name}.rrd", name)
         assert rows(daemon.path / f"{name}.rrd") == list(expected)
     assert (daemon.path / "link.rrd").read_bytes() == (daemon.path / "copy.rrd").read_bytes()
