@@ -356,6 +356,20 @@ def test_one_recording_after_another(daemon: Home, command: list[str]) -> None:
         list(range(10 * number + 10)) for number in range(4)]
 
 
+@pytest.mark.parametrize("command", ["rust", "cpp", "c-api"], indirect=True)
+def test_a_moved_recording(daemon: Home, command: list[str]) -> None:
+    """It is the same one, and is flushed to the disk, too."""
+    with Driver(daemon, command) as program:
+        program.ok("save run.rrd copy")
+        for round_ in range(1, 4):
+            program.ok("move")
+            program.ok("log 10")
+            program.ok("durable")
+            assert rows(daemon.path / "run.rrd") == list(range(10 * round_))
+        program.finish()
+    wait_for(lambda: settled(daemon, 1), "the file")
+
+
 def test_a_forked_child_ends(daemon: Home, command: list[str]) -> None:
     """It has copies of all descriptors, and leaves its parent's stream alone."""
     with Driver(daemon, command) as program:
@@ -384,6 +398,22 @@ def test_a_forked_child_stays(daemon: Home, command: list[str]) -> None:
         finally:
             os.kill(child, signal.SIGKILL)
     assert rows(daemon.path / "run.rrd") == list(range(200))
+
+
+@pytest.mark.parametrize("command", ["rust"], indirect=True)
+def test_one_line(daemon: Home, command: list[str]) -> None:
+    """Rust's builder makes the recording and says the verb; each of these recordings is dropped at once."""
+    url = "rerun+http://127.0.0.1:9/proxy"
+    with Driver(daemon, command) as program:
+        assert program.ok(f"builders {url}")[2].startswith("http://127.0.0.1:")
+        wait_for(lambda: not daemon.status()["streams"], "the streams' end")
+        program.finish()
+    assert sorted(found["kind"] for found in daemon.status()["sinks"]) == ["file", "viewer", "web"]
+    assert rows(daemon.path / "three.rrd") == [2]
+    (recording,) = daemon.recordings()
+    assert len(recording["streams"]) == 4
+    daemon.cli("save", "all.rrd", "three", "--wait")
+    assert rows(daemon.path / "all.rrd") == [0, 1, 2, 3]
 
 
 def test_flags_that_make_no_sense(home: Home, command: list[str]) -> None:

@@ -18,7 +18,8 @@
 // - Nothing throws, no signal handler is installed, the environment is never changed.
 //
 // What cannot:
-// - A recording is known by its address: one that was moved counts as a new one, whose stream begins where it was moved.
+// - A recording is known by its address. One that was moved goes on as before; but the next verb takes it for a new one,
+//   whose stream begins there, and ends the old one. So, too, RecordingStream::current(): name the recording itself.
 // - rec.save(..), rec.connect_grpc(..) and the like end the stream; the next verb begins a new one.
 // - A forked child must not use its parent's recordings (that is Rerun's rule, too).
 //
@@ -1008,6 +1009,12 @@ namespace rrd {
                 return nullptr;
             }
 
+            /// All that are open.
+            Streams streams() {
+                const std::lock_guard lock(_mutex);
+                return _streams;
+            }
+
           private:
             enum class Phase { Down, Busy, Up };
 
@@ -1024,11 +1031,6 @@ namespace rrd {
                 Descriptor socket;
                 control::Decoder decoder;
             };
-
-            Streams streams() {
-                const std::lock_guard lock(_mutex);
-                return _streams;
-            }
 
             static Json open_args(const Stream& stream) {
                 char program[4096];
@@ -1759,14 +1761,18 @@ namespace rrd {
     template <typename Rec>
     Error flush(const Rec& rec, bool durable = false) {
         auto& link = detail::Link::get();
-        const auto stream = link.stream_of(RecordingTraits<Rec>::identity(rec).key);
-        if (!stream) {
+        const auto key = RecordingTraits<Rec>::identity(rec).key;
+        if (key.empty() || link.streams().empty()) {
             return {};
         }
         if (Error error = RecordingTraits<Rec>::flush(rec); error.is_err()) {
             return error;
         }
-        const control::Json args = {{"streams", control::Json::array({stream->id})}, {"durable", durable}};
+        control::Json args = {{"durable", durable}};
+        // One that was moved has a stream under its old address: without a name, all streams of the program are meant.
+        if (const auto stream = link.stream_of(key)) {
+            args["streams"] = control::Json::array({stream->id});
+        }
         return link.request("sync", args, detail::FLUSH_TIMEOUT).error;
     }
 

@@ -93,8 +93,8 @@ namespace {
             _id = rr_recording_stream_new(&info, true, true, &error);
         }
 
-        Stream(const Stream&) = delete;
-        Stream& operator=(const Stream&) = delete;
+        /// What is left is "the current recording", which is not freed.
+        Stream(Stream&& other) noexcept : _id(std::exchange(other._id, 0xFFFFFFFF)) {}
 
         ~Stream() {
             rr_recording_stream_free(_id);
@@ -226,6 +226,9 @@ namespace {
                 _own.recording_id = words.at(1);
                 _rec = std::make_unique<Stream>(_own.app, _own.recording_id);
                 _rows = 0;
+                return "ok";
+            } else if (name == "move") {
+                _rec = std::make_unique<Stream>(std::move(*_rec));
                 return "ok";
             } else if (name == "second") {
                 return second(words.at(1), std::stoll(words.at(2)));

@@ -11,7 +11,9 @@
 //! disconnect         what the SDK calls so                             ok
 //! end                drop the recording                                ok
 //! other ID           drop it, and begin another with that id, row 0    ok
+//! move               take a clone of it, and drop it; in C++ move it   ok
 //! second PATH COUNT  another recording, "two", beside it: save, log    ok STREAM SINK URL
+//! builders URL       in Rust: a recording "three" of each one-liner   ok
 //! fork exit|stay     a child that ends at once, or waits to be killed  ok PID
 //! abort              leave at once, without cleaning up
 //! anything that fails                                                  error CODE MESSAGE
@@ -126,6 +128,10 @@ impl Program {
                 self.rows.store(0, Ordering::Relaxed);
                 return ok();
             }
+            ["move"] => {
+                self.rec = Some(rec.clone());
+                return ok();
+            }
             ["second", path, count] => {
                 use rrd::Builder as _;
                 let second = RecordingStreamBuilder::new(self.app).recording_id("two").rrd_save(path)?;
@@ -134,6 +140,17 @@ impl Program {
                 }
                 let output = rrd::attach(&second)?;
                 self.others.push(second);
+                output
+            }
+            ["builders", url] => {
+                use rrd::Builder as _;
+                let builder = || RecordingStreamBuilder::new(self.app).recording_id("three");
+                let (served, output) = builder().rrd_serve()?;
+                log(&served, 0)?;
+                drop(served);
+                log(&builder().rrd_attach()?, 1)?;
+                log(&builder().rrd_save("three.rrd")?, 2)?;
+                log(&builder().rrd_connect(url)?, 3)?;
                 output
             }
             ["fork", how] => return fork(*how == "stay"),
