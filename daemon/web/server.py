@@ -25,6 +25,7 @@ from typing import Any
 import h11
 import trio
 import wsproto
+from wsproto.connection import ConnectionState
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
@@ -42,8 +43,8 @@ SEND_S = 60.0
 """How long a client may take to make room for one piece of an ordinary answer."""
 STALL_S = 900.0
 """The same for live data: a page whose tab is frozen. It resumes where it was when it comes back."""
-GOODBYE_S = 0.5
-"""How long a stop waits for the goodbyes to get into the sockets."""
+GOODBYE_S = 1.0
+"""How long a stop waits for clients' goodbyes."""
 PING_S = 25.0
 """Proxies and tunnels drop what is silent for a minute."""
 PIECE = 1 << 20
@@ -344,7 +345,7 @@ class Connection:
     async def _close(self) -> None:
         with trio.move_on_after(GOODBYE_S, shield=True):
             if self.websocket is not None:
-                await self.websocket.close(CloseReason.GOING_AWAY)
+                await self.websocket.finish()
             else:
                 with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                     await self._stream.send_eof()
@@ -425,9 +426,16 @@ class WebSocket:
             await trio.sleep(PING_S)
             await self._say(Ping())
 
+    async def finish(self) -> None:
+        """Say that this end goes away, and wait for the other's goodbye: only then is it a clean end there."""
+        await self.close(CloseReason.GOING_AWAY)
+        with suppress(HttpError, Gone):
+            while self._protocol.state is ConnectionState.LOCAL_CLOSING and await self.receive() is not None:
+                pass
+
     async def close(self, code: int = CloseReason.NORMAL_CLOSURE, answer_to: CloseConnection | None = None) -> None:
         """Say goodbye, if that can still be said."""
-        if self._cut or self._protocol.state is wsproto.connection.ConnectionState.CLOSED:
+        if self._cut or self._protocol.state is ConnectionState.CLOSED:
             return
         try:
             data = self._protocol.send(answer_to.response() if answer_to is not None else CloseConnection(code=code))

@@ -194,9 +194,18 @@ def test_a_page_outlives_the_daemon(daemon, open_tab, tmp_path):
     assert rows(saved(tab, tmp_path / "page.rrd")) == list(range(300)), "nothing lost, nothing twice"
 
 
-def test_a_restart_keeps_address_and_token(daemon):
+def test_a_restart_keeps_address_and_token(daemon, open_tab):
     url = serve(daemon)
+    tab = open_tab(url)
+    tab.until("window.rrd && rrd.state === 'waiting'", 90)
+    tab.eval("""new Promise(resolve => {
+      const socket = new WebSocket(location.origin.replace("http", "ws") + "/ws");
+      socket.onopen = () => { socket.send('{"source": ["@live"]}'); resolve(); };
+      socket.onclose = event => window.farewell = [event.code, event.wasClean];
+    })""")
     daemon.cli("daemon", "restart")
+    assert tab.until("window.farewell") == [1001, True], "going away, and both sides have said so"
+    tab.until("rrd.state === 'waiting' && rrd.connections > 1")
     wait_for(lambda: _status(url) == 200, "the same address")
     assert serve(daemon) != url, "--port 0 is another server"
     assert len([sink for sink in daemon.status()["sinks"] if sink["kind"] == "web"]) == 2
