@@ -18,7 +18,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import stat
 from collections.abc import Mapping
 from functools import partial
@@ -131,9 +130,15 @@ class FileSink(Sink):
             raise SinkFailed(f"{error.strerror}: {self.path}") from error
         self.saved()
 
-    def _new_name(self) -> Path:
-        """A new name in the target's directory."""
-        return self.path.with_name(f".{self.path.name[:200]}.{secrets.token_hex(4)}")
+    def _own_name(self) -> Path:
+        """A name in the target's directory that nobody else has; what a daemon that died has left there is removed.
+
+        Raises:
+            OSError: it cannot be.
+        """
+        path = self.path.with_name(f".{self.path.name[:200]}.{self.id}")
+        path.unlink(missing_ok=True)
+        return path
 
     def _take_place(self, temporary: Path) -> None:
         """Give a file the target's name. A file that is there stays as it is for whoever has it open.
@@ -150,7 +155,7 @@ class FileSink(Sink):
 
     def _link(self, stream: Stream, *, replace: bool) -> None:
         if replace:
-            temporary = self._new_name()
+            temporary = self._own_name()
             os.link(stream.path, temporary)
             self._take_place(temporary)
         else:
@@ -158,7 +163,7 @@ class FileSink(Sink):
         self.mode, self.inode = "link", self.path.stat().st_ino
 
     def _make_empty(self, *, replace: bool) -> None:
-        path = self._new_name() if replace else self.path
+        path = self._own_name() if replace else self.path
         inode = make_file(path)
         if replace:
             self._take_place(path)
@@ -180,7 +185,7 @@ class FileSink(Sink):
             OSError: it cannot be made.
         """
         self._drop_beside()
-        path = self._new_name()
+        path = self._own_name()
         self.beside, self.size, self._cursors, self._delivered = path.name, 0, {}, 0
         self.saved()  # first, so that no daemon leaves it behind
         self.beside_inode = make_file(path)

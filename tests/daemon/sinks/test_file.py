@@ -602,6 +602,30 @@ class TestAdding:
         assert out.samefile(one.path) != copy
         assert list(sinks.directory.iterdir()) == []
 
+    @pytest.mark.parametrize("copy", [False, True])
+    async def test_killed_while_it_takes_the_place_of_another(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
+    ) -> None:
+        one = await ended(hub, WHOLE)
+        out.write_text("mine")
+        sink = FileSink(hub, one_stream(one), out, copy=copy, force=True)
+        sinks._save(sink)
+
+        def dies(*_: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(FileSink, "_take_place", dies)
+            with pytest.raises(Killed):
+                sink.hold()
+        assert len(os.listdir(out.parent)) == 2
+        sinks.restore()
+        (again,) = sinks.active()
+        assert isinstance(again, FileSink)
+        await done(again)
+        assert os.listdir(out.parent) == ["out.rrd"]
+        assert out.read_bytes() == WHOLE
+
     async def test_somebody_elses_file_stays(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         one = await ended(hub, WHOLE)
         out.write_text("mine")
