@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Home, wait_for
-from tests.helpers.shim import Program
+from tests.conftest import NEWEST, Home, wait_for
+from tests.helpers.shim import Program, rows
 from tests.rrd_cli.test_tailing import DATA, HEADER, MESSAGES, WHOLE, info, message
 
 ROWS = """
@@ -35,6 +35,21 @@ rec = rr.RecordingStream("plain", recording_id="plain")
 rec.save(sys.argv[1])
 for row in range(500):
     rec.log("row", rr.TextLog(f"row {row}"))
+"""
+
+
+STDOUT = """
+import select, sys
+import rerun as rr
+rr.init("prog", recording_id="prog")
+rr.stdout()
+count = 0
+while not select.select([sys.stdin], [], [], 0.01)[0]:
+    rr.set_time("frame", sequence=count)
+    rr.log("row", rr.TextLog(f"row {count}"))
+    count += 1
+with open("count", "w") as file:
+    file.write(str(count))
 """
 
 
@@ -100,6 +115,28 @@ class TestStdin:
             assert saving.stderr is not None
             assert saving.stderr.read() == b""
         assert (daemon.path / "out.rrd").read_bytes() == data
+
+    @pytest.mark.parametrize("version", ["0.23.4", NEWEST])
+    def test_a_program_whose_stdout_it_is(self, daemon: Home, rrd_command: list[str], sdk_python, version: str) -> None:
+        """`prog | rrd save out.rrd -`, and the daemon is killed while the program logs."""
+        out = daemon.path / "out.rrd"
+        with (
+            subprocess.Popen([sdk_python(version), "-c", STDOUT], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                             cwd=daemon.path, env=daemon.env) as program,
+            subprocess.Popen([*rrd_command, "save", out, "-"], stdin=program.stdout, stdout=subprocess.PIPE,
+                             env=daemon.env) as saving,
+        ):
+            assert program.stdin is not None
+            for _ in range(3):
+                before = size(out)
+                wait_for(lambda before=before: size(out) > before, "more rows")
+                os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            program.stdin.close()
+            assert saving.wait(60) == 0
+            assert program.wait(60) == 0
+        found = rows(out)
+        assert found == list(range(len(found)))
+        assert len(found) == int((daemon.path / "count").read_text())
 
     def test_garbage(self, daemon: Home, plain: Path) -> None:
         (daemon.path / "bad").write_bytes(DATA + b"\xee" * 1000)
@@ -276,6 +313,22 @@ class TestTailRecording:
         assert report["damage"] == []
         assert {store["store"][1] for store in report["stores"]} == {"r1", "r2"}
         verify(daemon.path / "out.recovered.rrd")
+
+
+def test_into_reruns_own_tools(daemon: Home, rrd_command: list[str], rerun: Path, plain: Path) -> None:
+    """`rrd tail X | rerun rrd print`, as the help has it: a file, a recording, what its last 0 messages need."""
+    with open(plain, "rb") as file:
+        daemon.cli("save", "out.rrd", "-", stdin=file)
+    shown = []
+    for words in ([str(plain)], ["@latest"], ["-n", "0", "@latest"]):
+        with subprocess.Popen([*rrd_command, "tail", *words], env=daemon.env, stdout=subprocess.PIPE) as tail:
+            done = subprocess.run([rerun, "rrd", "print"], env=daemon.env, stdin=tail.stdout, capture_output=True,
+                                  text=True, check=True, timeout=60)
+        assert tail.wait(20) == 0
+        shown.append([line for line in done.stdout.splitlines() if line.startswith("Chunk(")])
+    assert shown[0] == shown[1]
+    assert len(shown[0]) > 1
+    assert shown[2] == [chunk for chunk in shown[0] if "/__properties" in chunk]
 
 
 class TestDaemon:
