@@ -198,7 +198,8 @@ class ViewerSink(Sink):
 
     async def _take_up(self, peer: object) -> None:
         """Move the cursors to what this server has not been seen to have."""
-        if peer is not None and peer == self._peer and self._confirmed:
+        known = peer is not None and peer == self._peer
+        if known and (self._confirmed or not self.newest_first):  # no position: in the middle of going backwards
             self.feed.seek(self._confirmed)
         elif self.from_now:
             self.feed.rewind()

@@ -212,6 +212,48 @@ async def test_after_a_cut_a_known_process_gets_what_it_may_lack(hub: Hub) -> No
         assert server.frames.count(INFO) == 1
 
 
+async def test_a_cut_while_history_goes_backwards(hub: Hub) -> None:
+    """There is no position to go on from: it begins again, in the same order, and nothing is left out."""
+    old = [arrow(number, 1 << 20) for number in range(4)]
+    stream = stream_of(hub, [INFO, *old])
+    async with receiver() as server:
+        sink = sink_for(hub, server.address, f"stream:{stream.id}", newest_first=True)
+        finish(hub, stream)
+        server.cut_after = 3
+        with trio.fail_after(20):
+            with pytest.raises(SinkRetry):
+                await sink.deliver()
+            await sink.deliver()
+        assert server.frames[:3] == [INFO, old[3], old[2]]
+        assert server.frames[3:] == [INFO, *old[::-1]]
+        assert ViewerSink.restore(hub, sink.selection, sink.target, sink.id, sink.options()).newest_first
+
+
+async def test_a_cut_before_anything_is_confirmed_skips_nothing(hub: Hub) -> None:
+    """Who wants what comes from now on wants it from when that was said."""
+    async with receiver() as server, trio.open_nursery() as nursery:
+        sink = sink_for(hub, server.address, from_now=True)
+        failed = trio.Event()
+
+        async def deliver() -> None:
+            with pytest.raises(SinkRetry):
+                await sink.deliver()
+            failed.set()
+
+        nursery.start_soon(deliver)
+        with trio.fail_after(20):
+            while sink.state != "following":
+                await hub.wait_change(hub.version)
+            server.cut_after = 2
+            frames = [INFO, *(arrow(number) for number in range(5))]
+            stream_of(hub, frames)
+            await failed.wait()
+            nursery.start_soon(sink.deliver)
+            await server.until(2 + len(frames))
+        assert server.frames[2:] == frames
+        nursery.cancel_scope.cancel()
+
+
 async def test_somebody_else_gets_everything(hub: Hub) -> None:
     frames = [INFO, *(arrow(number) for number in range(10))]
     stream = stream_of(hub, frames)
