@@ -8,7 +8,7 @@ from pathlib import Path
 
 import trio
 
-from daemon.control.server import Call, find_handler
+from daemon.control.server import Call, perform
 from daemon.runs import PORT, Run, file_sink_of, start_file
 from daemon.selection import RUN
 from daemon.sinks.file import FileSink, refuse_target
@@ -225,7 +225,7 @@ class _Outputs:
         """Say another verb; None when it failed, which is told."""
         self.busy += 1
         try:
-            return await find_handler(verb)(replace(self.call, verb=verb, args=args, fds=[]))
+            return await perform(replace(self.call, verb=verb, args=args, fds=[]))
         except VerbError as error:
             await self._problem(f"{verb}: {error.message}" + (f" ({error.hint})" if error.hint else ""))
             return None
