@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 
-from bench.place import Place, alternate, place, receiver, report
+from bench.place import alternate, place, receiver, report
 
 IMAGES = """
 import sys, time, numpy, rerun as rr
@@ -65,15 +65,13 @@ def main(rounds: int = 5) -> None:
                 one.clear()
                 return took
 
-            found = alternate(rounds, ours=ours, theirs=lambda program=program: serve_grpc(one, program))
+            def theirs(program: str = program) -> float:
+                with receiver(one, "--serve-grpc") as server:
+                    return seconds(program, server.url)
+
+            found = alternate(rounds, ours=ours, theirs=theirs)
             print(f"-- {name}: daemon {found['ours']:.2f} s, rerun --serve-grpc {found['theirs']:.2f} s")
             report(f"{name}: speed into the daemon / rerun --serve-grpc", found["theirs"] / found["ours"], ">= 1.0")
-
-
-def serve_grpc(one: Place, program: str) -> float:
-    """Seconds into Rerun's own server."""
-    with receiver(one, "--serve-grpc") as server:
-        return seconds(program, server.url)
 
 
 if __name__ == "__main__":

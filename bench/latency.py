@@ -98,7 +98,8 @@ def run(one: Place, way: str) -> float:
     logged = json.loads(done.stdout)
     if way != "direct":
         one.clear()
-    return 1000 * statistics.median(then - began for began, then in zip(logged, arrived[-ROWS:], strict=True))
+    times: list[float] = [then - began for began, then in zip(logged, arrived[-ROWS:], strict=True)]
+    return 1000 * statistics.median(times)
 
 
 def main(rounds: int = 5) -> None:

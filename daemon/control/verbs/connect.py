@@ -126,7 +126,8 @@ def refuse(address: Address, answer: Answer, found: Found | None, *, anyone: boo
         raise VerbError("refused", f"port {address.port} is this daemon's own",
                         f"viewers listen on other ports; Rerun's own is {DEFAULT_PORT}")
     if found is not None and not found.owner.mine and not anyone:
-        raise VerbError("refused", f"port {address.port} is taken by another user, {found.owner.user}: {found.describe()}",
+        who = f"another user, {found.owner.user}: {found.describe()}"
+        raise VerbError("refused", f"port {address.port} is taken by {who}",
                         "choose another port: rrd spawn --new; or, where that user may see it all: rrd connect --force")
     if answer.takes_streams or answer.kind == "none":
         return
