@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.conftest import Home, wait_for
+from tests.conftest import ROOT, Home, wait_for
 from tests.helpers.programs import Program, rows
 
 KILLS = 20
@@ -97,6 +98,29 @@ def test_restart_is_not_noticed(daemon: Home) -> None:
         program.finish()
     wait_for(lambda: settled(daemon), "the file")
     assert rows(out) == list(range(2_000))
+
+
+def test_a_restart_into_a_broken_upgrade_is_refused(home: Home) -> None:
+    """The keeper would die of it, and nobody would hold the pipes: the old version goes on until it is mended."""
+    installed = home.path / "lib"
+    for package in ("daemon", "rrd_cli"):
+        shutil.copytree(ROOT / package, installed / package)
+    home.env["PYTHONPATH"] = f"{installed}{os.pathsep}{ROOT}"
+    home.cli("daemon", "start")
+    keeper, before = home.keeper_pid(), home.daemon_pid()
+    with Program(home, "upgrade", rows=1_000, pause=0.001) as program:
+        (installed / "daemon" / "app.py").write_text("from daemon.of_tomorrow import Daemon\n")
+        done = home.cli("daemon", "restart", check=False)
+        assert done.returncode == 1
+        assert "cannot be started: ModuleNotFoundError: No module named 'daemon.of_tomorrow'" in done.stderr
+        assert (home.keeper_pid(), home.daemon_pid()) == (keeper, before)
+        shutil.copy(ROOT / "daemon" / "app.py", installed / "daemon" / "app.py")
+        home.cli("daemon", "restart")
+        assert home.daemon_pid() != before
+        program.finish()
+    wait_for(lambda: not home.status()["streams"], "the stream's end")
+    home.cli("save", "out.rrd", program.recording)
+    assert rows(home.path / "out.rrd") == list(range(1_000))
 
 
 def test_a_hung_daemon_stops_nobody(daemon: Home) -> None:
