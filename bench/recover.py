@@ -1,6 +1,8 @@
 """Recovering and finishing files, against `rerun rrd merge` on the same file. Medians of alternating runs.
 
     python -m bench.recover [DIRECTORY]         files of 556 MB (images) and of 100k small chunks; DIRECTORY on a disk
+
+Then the memory that each verb needs for a file of 1.2 GB.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def peak(*command: object) -> int:
     """Peak resident memory of a command, in MB."""
     program = (
         "import resource, subprocess, sys;"
-        "subprocess.run(sys.argv[1:], check=True, capture_output=True);"
+        "subprocess.run(sys.argv[1:], check=True, stdout=subprocess.DEVNULL);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
     )
     arguments = [sys.executable, "-c", program, *map(str, command)]
@@ -53,6 +55,23 @@ def make(path: Path, kind: str, count: int, **environment: str) -> None:
         capture_output=True,
     )
     without_footer(path)
+
+
+def memory(directory: Path) -> None:
+    """Peaks of what must not grow with the file: these are no more than for the 556 MB above."""
+    long, output = directory / "long.rrd", directory / "output.rrd"
+    make(long, "img", IMAGES * 13 // 6)
+    rrd = [sys.executable, "-m", "rrd_cli"]
+    commands = {
+        "rrd info": [*rrd, "info", long],
+        "rrd info --check": [*rrd, "info", "--check", long],
+        "rrd tail": [*rrd, "tail", long],
+        "rrd tail -n 100": [*rrd, "tail", "-n", "100", long],
+        "rrd recover": [*rrd, "recover", "--force", long, "-o", output],
+        "finish": [sys.executable, "-m", "daemon.spool.finish", long],
+    }
+    print(f"{long.stat().st_size / 1e6:.0f} MB: " + ", ".join(f"{name} {peak(*command)} MB"
+                                                           for name, command in commands.items()))
 
 
 def main(directory: Path) -> None:
@@ -82,6 +101,7 @@ def main(directory: Path) -> None:
         print(f"  rrd recover  {statistics.median(ours) / base:.2f} of that (goal {goal}), {peak(*recover)} MB")
         output.unlink()
         print(f"  finish       {statistics.median(finished) / base:.2f} of that, {statistics.median(finished):.2f} s")
+    memory(directory)
 
 
 if __name__ == "__main__":
