@@ -7,6 +7,8 @@ Rules, each against something that a page in the user's own browser could try:
 * Sec-Fetch-Site, where one is sent, must not be another site or another port, except for opening a page by a link.
 * With a token: it comes in the address once (`?token=`), then as a cookie that scripts cannot read and other sites
   cannot send. Clients that are no browsers may send it as `Authorization: Bearer`, or in every address.
+* A recording's own address with the token in it is what the user gives to another viewer's page (`?url=`): that one may
+  read it, since no page can know the token. A cookie, which browsers add by themselves, does not count there.
 * A browser that we open ourselves gets a ticket instead, good for one use within a minute: every user of a machine can
   read command lines.
 * Tokens are compared in constant time and stand in no log and no error.
@@ -72,12 +74,13 @@ class Guard:
         self._tickets[fresh] = now + TICKET_S
         return fresh
 
-    def check(self, request: Request, *, opens_page: bool = False) -> str | None:
+    def check(self, request: Request, *, opens_page: bool = False, by_address: bool = False) -> str | None:
         """Let a request in, or refuse it.
 
         Args:
             request: The request.
             opens_page: It asks for a page, which a link on another site may do.
+            by_address: It asks for what any page may read that has the token in the address.
 
         Returns:
             The value of a Set-Cookie header to answer with, or None.
@@ -86,6 +89,9 @@ class Guard:
             HttpError: 400, 403 or 421; the message is fit for a page.
         """
         self._check_host(request)
+        given = request.argument("token")
+        if by_address and self._token is not None and given is not None and self._matches(given):
+            return None
         self._check_origin(request, opens_page=opens_page)
         if self._token is None:
             return None
@@ -93,7 +99,6 @@ class Guard:
         ticket = request.argument("ticket")
         if opens_page and ticket is not None and self._tickets.pop(ticket, 0.0) > time.monotonic():
             return cookie
-        given = request.argument("token")
         if given is not None:
             if not self._matches(given):
                 raise HttpError(403, "the token in the address is not this server's", FORBIDDEN_HINT)

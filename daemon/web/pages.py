@@ -120,7 +120,8 @@ class Site:
         request = exchange.request
         path = request.path
         page = path in ("/", "/view")
-        cookie = self.guard.check(request, opens_page=page and request.method == "GET")
+        recording = path.startswith("/recordings/") and path.endswith(".rrd")
+        cookie = self.guard.check(request, opens_page=page and request.method == "GET", by_address=recording)
         if cookie is not None:
             exchange.headers.append(("Set-Cookie", cookie))
         if request.method not in ("GET", "HEAD") and not (request.method == "POST" and path == "/stream"):
@@ -135,7 +136,9 @@ class Site:
             await self._stream(exchange)
         elif path == "/api/recordings":
             await self._recordings(exchange)
-        elif path.startswith("/recordings/") and path.endswith(".rrd"):
+        elif recording:
+            if "origin" in request.headers:  # the guard has let it in; it gets no cookies, and may send none
+                exchange.headers.append(("Access-Control-Allow-Origin", "*"))
             name = path.removeprefix("/recordings/").removesuffix(".rrd")
             selection = live.select(self.hub, live.terms_of([name]))
             snapshot = request.argument("snapshot") is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -274,6 +275,30 @@ def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
     (tmp_path / "whole.rrd").write_bytes(whole)
     verify(tmp_path / "whole.rrd")
     assert rows(tmp_path / "whole.rrd") == list(range(400))
+
+
+def test_reruns_own_viewers_open_the_address_of_a_recording(daemon, open_tab, rerun, tmp_path, verify):
+    with Program(daemon, "app", rows=150, pause=0.02) as program:
+        program.wait_row(20)
+        page = urlsplit(serve(daemon))
+        url = f"http://{page.netloc}/recordings/app.rrd?{page.query.split('&')[1]}"
+        env = {**daemon.env, "NO_COLOR": "1", "RUST_LOG": "info"}
+        with (open(tmp_path / "log", "w+") as log,
+              subprocess.Popen([rerun, "--serve-web", "--web-viewer-port", "0", "--bind", "127.0.0.1", url], env=env,
+                               stdout=log, stderr=log) as web):
+            try:
+                # The native program reads the recording as it grows, until it ends.
+                native = subprocess.Popen([rerun, "--save", tmp_path / "native.rrd", url], env=env, stdout=log,
+                                          stderr=log)
+                said = re.compile(r"connect at (http://\S+)")
+                tab = open_tab(wait_for(lambda: said.search((tmp_path / "log").read_text()), "its page")[1])
+                program.finish()
+                assert native.wait(60) == 0
+                tab.until("new TextDecoder().decode(_handle.viewer_state()).includes(':app:app')", 90)
+            finally:
+                web.terminate()
+    verify(tmp_path / "native.rrd")
+    assert rows(tmp_path / "native.rrd") == list(range(150))
 
 
 @pytest.mark.parametrize("version", ["0.31.4", "0.36.3"])

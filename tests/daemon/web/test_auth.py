@@ -83,6 +83,20 @@ def test_other_origins_are_refused(origin):
     assert refused(Guard("secret"), request("/?token=secret", origin=origin)) == 403
 
 
+def test_other_pages_may_read_a_recording_whose_address_has_the_token():
+    guard = Guard("secret")
+    elsewhere = {"origin": "http://localhost:9090", "sec_fetch_site": "same-site", "sec_fetch_mode": "cors"}
+    assert guard.check(request("/x.rrd?token=secret", **elsewhere), by_address=True) is None
+    for target, more in (("/x.rrd?token=wrong", {}), ("/x.rrd", {"authorization": "Bearer secret"}),
+                         ("/x.rrd", {"cookie": f"{guard.cookie_name}=secret"})):
+        with pytest.raises(HttpError, match="other sites"):
+            guard.check(request(target, **elsewhere, **more), by_address=True)
+    with pytest.raises(HttpError, match="does not answer to the name"):
+        guard.check(request("/x.rrd?token=secret", host="evil.example"), by_address=True)
+    with pytest.raises(HttpError, match="other sites"):
+        Guard(None).check(request("/x.rrd?token=", **elsewhere), by_address=True)
+
+
 def test_our_own_origin_and_proxies_that_end_tls():
     guard = Guard(None, ["robot.example"])
     assert guard.check(request(origin="http://127.0.0.1:9887")) is None

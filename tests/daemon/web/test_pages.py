@@ -37,6 +37,17 @@ async def test_nothing_for_other_sites_even_with_the_token(tmp_path, path, heade
         assert (await web.ask(path, headers={**upgrade, header: value})).status == status
 
 
+async def test_another_viewers_page_reads_a_recording_by_its_address(tmp_path):
+    async with served(tmp_path) as web:
+        stream = log_to(web.hub, "one", [b"x"])
+        web.hub.end_stream(stream, "test")
+        await until_complete(web.hub, stream)
+        elsewhere = {"Origin": "http://localhost:9090"}
+        answer = await web.ask(f"/recordings/one.rrd?token={TOKEN}", token=False, headers=elsewhere)
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")
+        assert (await web.ask(f"/api/recordings?token={TOKEN}", token=False, headers=elsewhere)).status == 403
+
+
 async def test_a_refusal_is_a_page_for_people(tmp_path):
     async with served(tmp_path) as web:
         answer = await web.ask("/", token=False, headers={"Accept": "text/html"})
