@@ -496,6 +496,7 @@ def main() -> int:
         config = settings.load()
         logging.getLogger().setLevel(config.log_level.upper())
         lock = -1 if descriptors.ALIVE in dict(inherited) else service.be_the_only_one()
+        service.own_the_spool()
         daemon = Daemon(config, descriptors.Notifier(notify))
         daemon.hub.load()
         daemon.watchdog_s = service.watchdog_period(environment)

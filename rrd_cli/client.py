@@ -381,4 +381,4 @@ def _verb_error(told: control.Message) -> control.VerbError:
 
 
 def _keeps_dying() -> NoDaemonError:
-    return NoDaemonError("the daemon keeps going away", "rrd daemon logs")
+    return NoDaemonError(f"the daemon keeps going away{start.last_words()}", "rrd daemon logs")

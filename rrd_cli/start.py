@@ -161,14 +161,14 @@ def _wait_for(keeper: subprocess.Popen[bytes]) -> socket.socket:
             keeper.returncode = 0 if ended is None else ended
             return connection
         if ended is not None:
-            raise NoDaemonError(f"the daemon ended as it started (exit status {ended}){_last_words()}", _log_hint())
+            raise NoDaemonError(f"the daemon ended as it started (exit status {ended}){last_words()}", _log_hint())
         if time.monotonic() > deadline:
             keeper.returncode = 0
             raise NoDaemonError(f"the daemon did not answer within {START_DEADLINE:.0f} s of its start", _log_hint())
         time.sleep(POLL)
 
 
-def _last_words() -> str:
+def last_words() -> str:
     """The last line of the daemon's log, as the end of a message."""
     try:
         with open(paths.daemon_log_path(), "rb") as log:

@@ -13,7 +13,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 """Python's levels and syslog's: journald reads `<3>` at the beginning of a line, sd-daemon(3)."""
+SPOOL_PATIENCE_S = 0.5
+"""Whoever had the spool is gone when its successor begins; a child of it may hold it until its exec."""
 LOCK_PATIENCE_S = 5.0
 """A shim that empties its pipe itself holds the lock for moments; a daemon that ends, not much longer."""
 
@@ -102,7 +105,7 @@ def outside(environment: Mapping[str, str]) -> list[str]:
 
 
 def be_the_only_one() -> int:
-    """Hold the lock that a keeper would hold: one daemon for one set of directories.
+    """Hold the lock that a keeper would hold: one daemon for one socket.
 
     Returns:
         A descriptor that holds it for as long as it is open; an exec gives it up.
@@ -112,18 +115,37 @@ def be_the_only_one() -> int:
         OSError: another daemon has it; or it cannot be made.
     """
     path = paths.make_private(paths.runtime_dir()) / "keeper.lock"
+    return _hold(path, str(os.getpid()), lambda holder: f"another daemon runs here (pid {holder}): rrd daemon stop",
+                 LOCK_PATIENCE_S)
+
+
+def own_the_spool() -> int:
+    """Hold the spool's lock: one daemon for one spool, whatever its socket.
+
+    A program of cron, or of a user who came by `su`, has no XDG_RUNTIME_DIR: it would start a daemon of its own, which
+    would take the other's streams for dead ones.
+
+    Returns, Raises: as `be_the_only_one`.
+    """
+    path = paths.make_private(paths.state_dir()) / "daemon.lock"
+    return _hold(path, f"{os.getpid()}, {paths.socket_path()}", lambda holder: (
+        f"another daemon (pid {holder}) has the recordings in {path.parent}: give this program the same "
+        "XDG_RUNTIME_DIR, or an XDG_STATE_HOME of its own"), SPOOL_PATIENCE_S)
+
+
+def _hold(path: Path, me: str, taken: Callable[[str], str], patience: float) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + LOCK_PATIENCE_S
+    deadline = time.monotonic() + patience
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > deadline:
-                holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+                holder = os.pread(fd, 512, 0).decode(errors="replace").strip()
                 os.close(fd)
-                raise BlockingIOError(f"another daemon runs here (pid {holder or '?'}): rrd daemon stop") from None
+                raise BlockingIOError(taken(holder or "?")) from None
             time.sleep(0.05)
         else:
             os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+            os.pwrite(fd, f"{me}\n".encode(), 0)
             return fd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from tests.conftest import Home, wait_for
+from tests.helpers.programs import Program as Logging
+from tests.helpers.programs import rows as frames
 from tests.helpers.shim import Program, ended, rows, run, warnings
 
 SAVES = """
@@ -95,3 +98,22 @@ log(0, 20)
 """))
     assert "belongs to uid 61234, not to you" in warning
     assert rows(home.path / "theirs.rrd") == list(range(20))
+
+
+def test_one_spool_has_one_daemon(home: Home, verify) -> None:
+    """A session with another runtime directory, or none, must not take a live daemon's streams for dead ones."""
+    home.cli("daemon", "start")
+    elsewhere = home.path / "elsewhere"
+    elsewhere.mkdir()
+    with Logging(home, "robot", rows=100000, pause=0.01) as program:
+        program.wait_row(20)
+        refused = home.cli("ls", check=False, env={**home.env, "XDG_RUNTIME_DIR": str(elsewhere)})
+        assert refused.returncode == 3
+        assert f"another daemon (pid {home.daemon_pid()}, {home.socket}) has the recordings in" in refused.stderr
+        assert [one["state"] for one in home.recordings()] == ["live"]
+        os.kill(home.daemon_pid(), signal.SIGKILL)  # its successor has the lock at once
+        wait_for(lambda: [one["state"] for one in home.recordings()] == ["live"], "the successor")
+    home.cli("save", "all.rrd", "--wait")
+    verify(home.path / "all.rrd")
+    found = frames(home.path / "all.rrd")
+    assert found == list(range(len(found)))

@@ -59,3 +59,17 @@ def test_there_is_one_daemon(monkeypatch, tmp_path):
         service.be_the_only_one()
     os.close(first)
     os.close(service.be_the_only_one())
+
+
+def test_there_is_one_daemon_for_a_spool(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "s"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    first = service.own_the_spool()
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "other"))
+    with pytest.raises(BlockingIOError) as caught:
+        service.own_the_spool()
+    socket = tmp_path / "rrd" / "control.sock"
+    assert f"pid {os.getpid()}, {socket}) has the recordings in {tmp_path}/s/rrd" in str(caught.value)
+    os.close(first)
+    os.close(service.own_the_spool())
