@@ -189,7 +189,8 @@ def load(name: str) -> Any:  # noqa: ANN401
     app = getattr(module, "app", None)
     if app is None:
         app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        app.command(name, cls=Verb, epilog=examples(module.EXAMPLES))(module.run)
+        settings = getattr(module, "CONTEXT", None)
+        app.command(name, cls=Verb, epilog=examples(module.EXAMPLES), context_settings=settings)(module.run)
     command = typer.main.get_command(app)
     command.name = name
     return command

@@ -38,6 +38,8 @@ rrd run --spawn --save run.rrd -- ./robot --fast
 rrd run --save run.rrd -- python prog.py --stdout | wc -c
 """
 
+CONTEXT: Final = {"allow_interspersed_args": False}
+"""What follows the program's name is the program's, with and without --, as with env(1) and nice(1)."""
 SUFFIX: Final = ".rrd"
 VARIABLE: Final = "RRD_RUN"
 """Tells the daemon whose a program is: children inherit it."""
@@ -60,7 +62,7 @@ LOOK_PAUSE: Final = 0.02
 
 def run(
     command: Annotated[
-        list[str], typer.Argument(metavar="CMD", help="The program and its arguments, after --.", show_default=False)
+        list[str], typer.Argument(metavar="CMD", help="A program and its arguments, best after --.", show_default=False)
     ],
     save: Annotated[
         str | None, typer.Option("--save", "-o", metavar="OUT", help="Write its recording to this file.")

@@ -82,6 +82,12 @@ def test_files_that_nobody_saw_open_are_named_and_not_taken(rrd, fake, tmp_path,
                                 f"rrd: written meanwhile, perhaps by it: {tmp_path}/new.rrd"]
 
 
+def test_what_follows_the_programs_name_is_the_programs(rrd, daemon_runs):
+    code, out, _ = rrd("run", "-q", "echo", "--save", "x.rrd", "--", "-q")
+    assert (code, out) == (0, "--save x.rrd -- -q\n")
+    assert "save" not in daemon_runs.said("run")[0]
+
+
 def test_no_program(rrd, fake):
     assert rrd("run")[0] == 2
 
