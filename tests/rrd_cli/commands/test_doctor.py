@@ -79,3 +79,30 @@ def test_text_has_fixes_below(rrd, fake):
     assert code == 1
     assert "full\\x1b" in lines[at]
     assert lines[at + 1].strip() == "fix: make room"
+
+
+@pytest.mark.parametrize(("listening", "installed", "level", "message"), [
+    (True, True, "ok", "systemd starts and watches the daemon"),
+    (False, True, "warning", "installed, but systemd does not listen on the socket"),
+    (False, False, "ok", "none: the daemon starts by itself"),
+])
+def test_service(monkeypatch, listening, installed, level, message):
+    monkeypatch.setattr(doctor.service, "listening", lambda: listening)
+    monkeypatch.setattr(doctor.service, "installed", lambda: installed)
+    first = next(doctor._service())
+    assert (first["check"], first["level"]) == ("service", level)
+    assert first["message"].startswith(message)
+    assert bool(first["fix"]) is (level != "ok")
+
+
+def test_a_bare_machine_is_told_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "ICD_DIRECTORIES", (str(tmp_path),))
+    found = {one["check"]: one for one in doctor._desktop({})}
+    assert {one["level"] for one in found.values()} == {"warning"}
+    assert "mesa-vulkan-drivers" in found["vulkan"]["fix"]
+    assert "rrd serve" in found["browser"]["fix"]
+    (tmp_path / "lvp_icd.json").touch()
+    (tmp_path / "firefox").touch(0o755)
+    found = {one["check"]: one for one in doctor._desktop({"DISPLAY": ":0"})}
+    assert {one["level"] for one in found.values()} == {"ok"}
