@@ -12,7 +12,8 @@
       └ signals, the keeper's death
 
 Rules: a stream's descriptor is stored with the keeper before its client hears of it; whatever is wrong with one stream,
-sink or client stays there; what remains is a bug in what all share, ends the process, and the keeper starts the next one.
+sink or client stays there; what remains is a bug in what all share, ends the process, and the keeper starts the next
+one.
 """
 
 from __future__ import annotations

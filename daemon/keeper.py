@@ -58,6 +58,7 @@ class Keeper:
         self._ready_at: float | None = None
         self._child = 0
         self._alive_write = -1
+        self._wake = -1
 
     def lock(self) -> bool:
         """Be the only keeper here. False: there is one."""
@@ -98,8 +99,8 @@ class Keeper:
         Returns:
             The exit status.
         """
-        wake_read, wake_write = os.pipe()
-        for fd in (wake_read, wake_write):
+        self._wake, wake_write = os.pipe()
+        for fd in (self._wake, wake_write):
             os.set_blocking(fd, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -107,18 +108,14 @@ class Keeper:
         notified, poll = select.poll(), select.poll()  # select(2) cannot take descriptors above 1023
         notified.register(self._notify, select.POLLIN)
         poll.register(self._notify, select.POLLIN)
-        poll.register(wake_read, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
         self._start()
         while True:
             for fd, _ in poll.poll():
                 if fd == self._notify.fileno():
                     self._notified()
                     continue
-                for received in os.read(wake_read, 64):
-                    if received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) and self._child:
-                        os.kill(self._child, received)
-                    # A child that has only just begun dies of it rather than ending in good order.
-                    self._stopping |= received in (signal.SIGTERM, signal.SIGINT)
+                self._heed()
             status = self._reap()
             if status is not None:
                 # What the child said before it died is still in the queue.
@@ -130,8 +127,27 @@ class Keeper:
                     return status
                 if status == EXIT_RESTART:
                     self._become_new()
-                time.sleep(self._delay(status))
+                if self._told_to_stop(self._delay(status)):
+                    return 0
                 self._start()
+
+    def _heed(self) -> None:
+        """Hand signals that have come on to the child."""
+        for received in os.read(self._wake, 64):
+            if received in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP) and self._child:
+                os.kill(self._child, received)
+            # A child that has only just begun dies of it rather than ending in good order.
+            self._stopping |= received in (signal.SIGTERM, signal.SIGINT)
+
+    def _told_to_stop(self, seconds: float) -> bool:
+        """Wait without a child; whether a signal to stop came."""
+        woken = select.poll()
+        woken.register(self._wake, select.POLLIN)
+        until = time.monotonic() + seconds
+        while not self._stopping and (left := until - time.monotonic()) > 0:
+            if woken.poll(1000 * left):
+                self._heed()
+        return self._stopping
 
     def _start(self) -> None:
         self._ready_at = None

@@ -177,6 +177,17 @@ class TestOne:
         assert max(delay(-signal.SIGSEGV, ready=0.1) for _ in range(9)) == BACKOFF_READY_S < 1.0
         assert delay(1) == BACKOFF_S[-1]
 
+    def test_it_can_be_stopped_while_it_waits(self, keeper: Keeper) -> None:
+        """A child that dies again and again is waited with: nobody who stops the daemon waits that long."""
+        keeper._wake, wake = os.pipe()
+        try:
+            assert not keeper._told_to_stop(0.01)
+            os.write(wake, bytes([signal.SIGHUP, signal.SIGTERM]))
+            assert keeper._told_to_stop(600.0)  # at once, or the test takes too long
+        finally:
+            os.close(keeper._wake)
+            os.close(wake)
+
     def test_ready_is_what_the_child_says(self, keeper: Keeper) -> None:
         keeper.listen()
         with keeper._notify:
