@@ -15,8 +15,8 @@ import pytest
 from tests.conftest import Home, missing, wait_for
 from tests.helpers.shim import Program, ended, rows, warnings
 
-UID = 61234
-"""Nobody's: what it has of pipes is all from here."""
+UID = 20_000 + os.getpid() % 40_000
+"""Nobody's, nor another run's of these tests: what it has of pipes is all from here."""
 
 STREAMS = 64
 PROCESSES = 4
