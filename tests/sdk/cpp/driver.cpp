@@ -1,9 +1,8 @@
 // A program that logs, and does what it is told to: one command a line on stdin, one answer a line on stdout.
-// The commands are described in tests/sdk/rust/src/main.rs, which is the same program in Rust. Where Rerun's C++ SDK is
-// installed it logs to that; else its recording has the methods of rerun::RecordingStream that rrd.hpp uses, on the C API.
-#if __has_include(<rerun.hpp>)
+// The commands are described in tests/sdk/rust/src/main.rs, which is the same program in Rust. With -DWITH_CPP_SDK
+// it logs to Rerun's C++ SDK; else its recording has the methods of rerun::RecordingStream that rrd.hpp uses, on the C API.
+#ifdef WITH_CPP_SDK
 #include <rerun.hpp>
-#define WITH_CPP_SDK
 #endif
 #include <rerun/c/rerun.h>
 #include <sys/wait.h>
