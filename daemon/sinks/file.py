@@ -425,7 +425,7 @@ class FileSink(Sink):
         """Write frames of all logs as they come.
 
         Args:
-            once: Only until what is made beside the target has taken its place.
+            once: Only until it has caught up.
         """
         target = self._open_target()
         try:
@@ -447,10 +447,11 @@ class FileSink(Sink):
                     self._cursors, self._under_way = self.feed.cursors(), (0, 0)
                     with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
                         self.saved()
-                if batch is None or self.feed.caught_up:
+                caught_up = batch is None or self.feed.caught_up
+                if caught_up:
                     self._swap()
                 self.following()
-                if once and not self.beside:
+                if once and caught_up:
                     return
                 if batch is not None:
                     self.hub.changed()  # whoever waits for this file
@@ -503,7 +504,7 @@ class FileSink(Sink):
         await self._aside.run(partial(fsync_path, path))
 
     async def detached(self) -> None:
-        """Complete the file with what it has: a link becomes a file of its own first.
+        """Complete the file with all that is in the logs now: a link becomes a file of its own first.
 
         What somebody has removed is not made again, and what somebody has put there is left alone. Cancelled, it
         leaves everything so that `deliver` can go on.
@@ -533,14 +534,22 @@ class FileSink(Sink):
             if stream is not None and not stream.complete:
                 await self._part(stream)
             return
-        if self.beside and self.mode == "merge":
-            await self._follow_merge(once=True)
-        elif self.beside and stream is not None:
-            await self._follow_copy(stream, once=True)
+        problem: OSError | None = None
+        try:
+            if self.mode == "merge":
+                await self._follow_merge(once=True)
+            elif stream is not None:
+                await self._follow_copy(stream, once=True)
+        except OSError as error:
+            if self.beside:
+                raise  # the target may be a log
+            problem = error  # no room for the rest: complete what it has
         self.ending = True
         with contextlib.suppress(OSError):
             self.saved()
         await self._finish(self.path)
+        if problem is not None:
+            raise problem
 
     async def _part(self, stream: Stream) -> None:
         """Make a link to a live log a file of its own, with what is in the log now.

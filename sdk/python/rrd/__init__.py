@@ -368,7 +368,7 @@ def flush(
 def detach(sink: Sink | str) -> None:
     """Remove an output. A file stays, complete as far as it goes; the recording streams on.
 
-    What was logged in the last moments may be on its way yet, and not in it: `rrd.flush(durable=True)` waits for that.
+    What was logged in the last moments may be with the SDK yet, and not in it: say `rrd.flush()` first.
 
     Args:
         sink: What `save` and the others returned, or its id.
@@ -384,7 +384,7 @@ def detach(sink: Sink | str) -> None:
         return
     session = _session.session()
     try:
-        session.call("detach", {"sink": sink_id})
+        session.call("detach", {"sink": sink_id}, timeout=None)  # a long file is completed first
     except Unreachable as error:
         warn(f"rrd.detach(): no daemon: {error.message}", error.hint, once="absent")
         return

@@ -282,6 +282,16 @@ class TestCopy:
         append(hub, one, *PARTS)
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
 
+    async def test_detached_has_what_came_before(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """A copy is paced; what was logged and flushed when detach was said is in the file all the same."""
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        append(hub, one, *real(range(20, 22))[1:])
+        await sinks.detach(sink)
+        append(hub, one, *real(range(30, 32))[1:])
+        assert frames.frames_of(out.read_bytes()) == frames.payloads([*PARTS, *real(range(20, 22))[1:]])
+
     @pytest.mark.parametrize("killed", [False, True])
     async def test_a_detach_that_is_given_up_leaves_no_footer_inside(
         self, hub: Hub, sinks: SinkSet, out: Path, killed: bool
@@ -387,6 +397,16 @@ class TestMerge:
         await until(sink, lambda: sink.delivered_messages == 21)
         await sinks.detach(sink)
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
+
+    async def test_detached_has_what_came_before(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        append(hub, one, *real(range(20, 22))[1:])
+        await sinks.detach(sink)
+        append(hub, one, *real(range(30, 32))[1:])
+        expected = [*PARTS, *real(range(20, 22))[1:]]
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads(expected))
 
     async def test_not_detached_while_a_thread_writes(
         self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
