@@ -13,7 +13,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from bench.place import Place, alternate, place, receiver, repeated, report
+from bench.place import Place, alternate, place, receiver, report
 
 LOADS = (("img", 600, "600 images of 640x480"), ("pts", 3000, "3000 clouds of 20k points"))
 
@@ -62,10 +62,9 @@ def outputs(one: Place, rounds: int) -> None:
 
 def pipe_to_spool(one: Place, rounds: int) -> None:
     """Bytes a second from a pipe into the spool, against cat."""
-    size = 1 << 30
-    with tempfile.NamedTemporaryFile(dir=one.other) as file:
-        source = Path(file.name)
-        repeated(source, "img", 64, size)  # 1 MB chunks
+    with tempfile.TemporaryDirectory(dir=one.other) as directory:
+        source = Path(directory) / "source.rrd"
+        one.load("img", 1165, "save", source)  # 1 GiB
 
         def cat() -> float:
             target = one.disk / "cat.out"
@@ -144,7 +143,8 @@ def memory(one: Place, gigabytes: int) -> None:
     target = (full if mounted else one.other) / "copy.rrd"
     one.load("img", count, "rrd-copy", target)
     status = json.loads(one.cli("status", "--json"))
-    state, rss = status["sinks"][-1]["state"], status["daemon"]["rss_bytes"] / 1e6
+    (state,) = (sink["state"] for sink in status["sinks"] if sink["target"] == str(target))
+    rss = status["daemon"]["rss_bytes"] / 1e6
     print(f"{gigabytes} GB in, one copy {state}: daemon {rss:.0f} MB")
     report("memory / 120 MB", status["daemon"]["rss_bytes"] / 120e6, "<= 1.0")
     one.cli("detach", "--all") if not mounted else subprocess.run(
