@@ -24,7 +24,7 @@ _rrd() {
     case "$verb" in
         "")
             options="-V --version -h --help"
-            mapfile -t found < <(compgen -W "run save spawn connect serve detach ls status viewers top doctor tail info recover forget gc daemon config completion" -- "$current")
+            mapfile -t found < <(compgen -W "run save spawn connect serve attach detach ls status viewers top doctor tail info recover forget gc daemon config completion" -- "$current")
             ;;
         "run")
             options="-o --save -f --force --spawn --headless --serve --no-open --connect --stdout --no-port -q --quiet -h --help"
@@ -45,6 +45,10 @@ _rrd() {
         "serve")
             options="--bind -p --port --token --no-token --allow-anyone --host-name --no-open --json -h --help"
             case $at in *) kinds="sources files" ;; esac
+            ;;
+        "attach")
+            options="-h --help"
+            case $at in 0) kinds="" ;; esac
             ;;
         "detach")
             options="--all --json -h --help"

@@ -26,6 +26,7 @@ complete -c rrd -n '__rrd_at' -a save -d 'Write recordings to a file: all since 
 complete -c rrd -n '__rrd_at' -a spawn -d 'Show recordings in a viewer: everything since they began, then live'
 complete -c rrd -n '__rrd_at' -a connect -d 'Stream recordings to a viewer or any Rerun server: everything since they began, then live'
 complete -c rrd -n '__rrd_at' -a serve -d 'Show recordings in the browser: history first, then live'
+complete -c rrd -n '__rrd_at' -a attach -d 'Take standard input in without an output: it is kept, and can be shown or saved at any time'
 complete -c rrd -n '__rrd_at' -a detach -d 'Stop outputs'
 complete -c rrd -n '__rrd_at' -a ls -d 'List recordings: those being logged, and those kept from before'
 complete -c rrd -n '__rrd_at' -a status -d 'Show the daemon, what it takes in, and each output with its lag'
@@ -95,6 +96,7 @@ complete -c rrd -n '__rrd_at --more serve' -l json -d 'Print one object: url, si
 complete -c rrd -n '__rrd_at --more serve' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more serve' -a '(rrd _complete sources 2>/dev/null)'
 complete -c rrd -n '__rrd_at --more serve' -F
+complete -c rrd -n '__rrd_at --more attach' -s h -l help -d 'Show this message and exit'
 complete -c rrd -n '__rrd_at --more detach' -l all -d 'All outputs'
 complete -c rrd -n '__rrd_at --more detach' -l json -d 'Print one object: sinks, as in status'
 complete -c rrd -n '__rrd_at --more detach' -s h -l help -d 'Show this message and exit'

@@ -19,6 +19,7 @@ VERBS: Final[dict[str, str]] = {
     "spawn": "Outputs",
     "connect": "Outputs",
     "serve": "Outputs",
+    "attach": "Outputs",
     "detach": "Outputs",
     "ls": "Looking",
     "status": "Looking",

@@ -9,6 +9,7 @@ import typer
 
 from rrd_cli import render, sources
 from rrd_cli.client import Client
+from rrd_cli.commands.save import open_stdin
 from rrd_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,8 +46,8 @@ def run(
         list[str] | None,
         typer.Argument(
             metavar="SOURCE",
-            help="@live, @latest, @all, an application, a recording (or how its id begins), or .rrd files. By default "
-            "@live, and the newest recording when nothing is live.",
+            help="@live, @latest, @all, an application, a recording (or how its id begins), .rrd files, or - for "
+            "standard input. By default @live, and the newest recording when nothing is live.",
             show_default=False,
         ),
     ] = None,
@@ -70,7 +71,12 @@ def run(
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
     with Client() as client:
-        answer = client.call("connect", args | ({"source": words} if words else {}), timeout=ANSWER, repeat=True)
+        if words == [sources.STDIN]:
+            with sources.stdin_pipe() as pipe:
+                args["stream"] = open_stdin(client, pipe)
+                answer = client.call("connect", args, timeout=ANSWER, repeat=True)
+        else:
+            answer = client.call("connect", args | ({"source": words} if words else {}), timeout=ANSWER, repeat=True)
     if json:
         render.print_lines([render.as_json(render.pinned(answer, RESULT_KEYS))])
         return

@@ -138,6 +138,49 @@ class TestStdin:
         assert found == list(range(len(found)))
         assert len(found) == int((daemon.path / "count").read_text())
 
+    def test_attached(self, daemon: Home, plain: Path, rrd_command: list[str]) -> None:
+        """`prog | rrd attach -`: no output, the daemon is killed meanwhile, and it can be saved afterwards."""
+        data = plain.read_bytes()
+        with subprocess.Popen(
+            [*rrd_command, "attach", "-"], env=daemon.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=False,
+        ) as attached:  # fmt: skip
+            assert attached.stdin is not None
+            attached.stdin.write(data[:5000])
+            attached.stdin.flush()
+            wait_for(lambda: daemon.status()["streams"], "the stream")
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            attached.stdin.write(data[5000:])
+            attached.stdin.close()
+            assert attached.wait(60) == 0
+            assert attached.stdout is not None
+            assert attached.stdout.read().startswith(b"kept plain/")
+            assert attached.stderr is not None
+            assert attached.stderr.read() == b""
+        assert daemon.status()["sinks"] == []
+        daemon.cli("save", "out.rrd", "@latest")
+        assert (daemon.path / "out.rrd").read_bytes() == data
+
+    def test_attached_nonsense(self, daemon: Home) -> None:
+        (daemon.path / "bad").write_bytes(b"hello, world, this is a text")
+        with open(daemon.path / "bad", "rb") as file:
+            done = daemon.cli("attach", "-", stdin=file, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: standard input is damaged")
+        assert daemon.cli("attach", "@latest", check=False).returncode == 2
+
+    def test_connected(self, daemon: Home, plain: Path) -> None:
+        """A viewer that is not there yet is fed with standard input."""
+        with open(plain, "rb") as file:
+            done = daemon.cli("connect", "1", "-", stdin=file)
+        assert "waiting: " in done.stderr
+        (sink,) = daemon.status()["sinks"]
+        assert sink["kind"] == "viewer"
+        wait_for(lambda: not daemon.status()["streams"], "the stream's end")
+        (recording,) = daemon.recordings()
+        assert recording["application_id"] == "plain"
+        wait_for(lambda: daemon.status()["sinks"][0]["lag_messages"] == recording["messages"], "what is to be sent")
+
     def test_garbage(self, daemon: Home, plain: Path) -> None:
         (daemon.path / "bad").write_bytes(DATA + b"\xee" * 1000)
         with open(daemon.path / "bad", "rb") as file:

@@ -1,0 +1,58 @@
+"""`rrd attach`: standard input into the spool, without an output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from daemon.wire.control import VerbError
+from rrd_cli import render, sources
+from rrd_cli.client import Client
+from rrd_cli.commands.save import open_stdin
+from rrd_cli.errors import CliError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXAMPLES = """
+prog --stdout | rrd attach -      keep it; outputs are added when somebody wants one
+"""
+
+
+def run(
+    source: Annotated[str, typer.Argument(metavar="-", help="Standard input, and nothing else.")] = sources.STDIN,
+) -> None:
+    """Take standard input in without an output: it is kept, and can be shown or saved at any time.
+
+    Returns when the stream has ended.
+    """
+    if source != sources.STDIN:
+        raise UsageError(f"only standard input can be attached, not {source}", "prog --stdout | rrd attach -")
+    with Client() as client, sources.stdin_pipe() as pipe:
+        stream = open_stdin(client, pipe)
+        ended = _follow(client, stream, pipe)
+        kept = [one for one in client.call("ls").get("recordings") or () if stream in one.get("streams", ())]
+    for one in kept:
+        name = render.clean(f"{one['application_id'] or '?'}/{one['recording_id']}")
+        render.print_lines([f"kept {name} ({render.plural(one['messages'], 'message')})"])
+    if ended.get("error"):
+        raise CliError(f"standard input is damaged: {ended['error']}", "what came before is kept: rrd ls")
+    if not kept:
+        raise CliError("standard input ended without a message", "does the program write its stream to stdout?")
+
+
+def _follow(client: Client, stream: str, pipe: int) -> Mapping[str, Any]:
+    """Wait until a stream has ended, whatever becomes of the daemon; what was said of its end."""
+    while True:
+        event = client.next_event()
+        if event is None:
+            # The daemon is away. The next one goes on with the pipe, which its keeper holds, and so do we.
+            try:
+                client.call("open", {"kind": "stdin", "stream": stream}, fds=[pipe], repeat=True)
+            except VerbError as error:
+                if error.code != "not-found":
+                    raise
+                return {}
+        elif event["event"] == "ended" and (event.get("data") or {}).get("stream") == stream:
+            return event.get("data") or {}
