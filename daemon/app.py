@@ -434,7 +434,7 @@ class Daemon:
                 gone.append(stream)
         if problems:
             raise VerbError("failed", "; ".join(problems), "the others were removed" if gone else "")
-        names = sorted({f"{key.application_id or '?'}/{key.recording_id}" for s in gone for key in s.recordings})
+        names = sorted({key.label for s in gone for key in s.recordings})
         return {"streams": [stream.id for stream in gone], "recordings": names, "bytes": freed}
 
 

@@ -186,8 +186,7 @@ def start_file(daemon: Daemon, key: RecordingKey, path: Path, *, force: bool) ->
     Raises:
         OSError: the file is there (FileExistsError), or cannot be made.
     """
-    sink = FileSink(daemon.hub, Selection(f"{key.application_id or '?'}/{key.recording_id}", frozenset([key])), path,
-                    force=force)
+    sink = FileSink(daemon.hub, Selection(key.label, frozenset([key])), path, force=force)
     daemon.sinks.add(sink)
     return sink
 

@@ -156,7 +156,7 @@ class Recording:
     @property
     def label(self) -> str:
         """`app/recording`, for people."""
-        return f"{self.key.application_id or '?'}/{self.key.recording_id}"
+        return self.key.label
 
 
 def recordings_of(streams: Iterable[Stream]) -> list[Recording]:
@@ -261,7 +261,7 @@ def nothing_here() -> VerbError:
 
 
 def _names(keys: Iterable[RecordingKey]) -> str:
-    names = sorted(f"{key.application_id or '?'}/{key.recording_id}" for key in keys)
+    names = sorted(key.label for key in keys)
     more = f" and {len(names) - MAX_CANDIDATES} more" if len(names) > MAX_CANDIDATES else ""
     return ", ".join(names[:MAX_CANDIDATES]) + more
 

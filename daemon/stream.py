@@ -28,6 +28,11 @@ class RecordingKey(NamedTuple):
     application_id: str
     recording_id: str
 
+    @property
+    def label(self) -> str:
+        """`app/recording`, for people."""
+        return f"{self.application_id or '?'}/{self.recording_id}"
+
 
 @dataclass(slots=True)
 class Stats:

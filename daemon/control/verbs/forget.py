@@ -59,7 +59,7 @@ def _only(chosen: list[Recording], streams: Iterable[Stream]) -> None:
     """
     keys = {one.key for one in chosen}
     for stream in streams:
-        more = sorted(f"{key.application_id or '?'}/{key.recording_id}" for key in stream.recordings.keys() - keys)
+        more = sorted(key.label for key in stream.recordings.keys() - keys)
         if more:
             raise VerbError("refused", f"stream {stream.id} holds other recordings too: {', '.join(more)}",
                             f"name them too, or say stream:{stream.id}")

@@ -106,7 +106,7 @@ async def select(call: Call) -> tuple[Selection, str]:
         (only,) = selection.streams
         keys = list(hub.streams[only].recordings)
         return selection, keys[0].recording_id if len(keys) == 1 else only.removeprefix(FILE)
-    names = sorted(f"{key.application_id or '?'}/{key.recording_id}" for key in selection.recordings)
+    names = sorted(key.label for key in selection.recordings)
     return selection, ", ".join(names) or selection.text.replace(FILE, "")
 
 
