@@ -9,8 +9,8 @@ import typer
 from daemon.wire.control import VerbError
 from rrd_cli import render, sources
 from rrd_cli.client import Client
-from rrd_cli.commands.save import open_stdin
-from rrd_cli.errors import CliError, UsageError
+from rrd_cli.commands.save import check_stdin, open_stdin
+from rrd_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,14 +32,12 @@ def run(
     with Client() as client, sources.stdin_pipe() as pipe:
         stream = open_stdin(client, pipe)
         ended = _follow(client, stream, pipe)
+        count = client.call("close", {"stream": stream}, timeout=None, repeat=True)["messages"]
         kept = [one for one in client.call("ls").get("recordings") or () if stream in one.get("streams", ())]
-    for one in kept:
-        name = render.clean(f"{one['application_id'] or '?'}/{one['recording_id']}")
-        render.print_lines([f"kept {name} ({render.plural(one['messages'], 'message')})"])
-    if ended.get("error"):
-        raise CliError(f"standard input is damaged: {ended['error']}", "what came before is kept: rrd ls")
-    if not kept:
-        raise CliError("standard input ended without a message", "does the program write its stream to stdout?")
+    if kept:
+        names = ", ".join(render.clean(f"{one['application_id'] or '?'}/{one['recording_id']}") for one in kept)
+        render.print_lines([f"kept {names} ({render.plural(count, 'message')})"])
+    check_stdin(ended, count, "what came before is kept: rrd ls")
 
 
 def _follow(client: Client, stream: str, pipe: int) -> Mapping[str, Any]:

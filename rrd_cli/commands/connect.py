@@ -9,7 +9,7 @@ import typer
 
 from rrd_cli import render, sources
 from rrd_cli.client import Client
-from rrd_cli.commands.save import open_stdin
+from rrd_cli.commands.save import handed_over
 from rrd_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -70,13 +70,8 @@ def run(
         "url": url, "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag), "force": force,
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
-    with Client() as client:
-        if words == [sources.STDIN]:
-            with sources.stdin_pipe() as pipe:
-                args["stream"] = open_stdin(client, pipe)
-                answer = client.call("connect", args, timeout=ANSWER, repeat=True)
-        else:
-            answer = client.call("connect", args | ({"source": words} if words else {}), timeout=ANSWER, repeat=True)
+    with Client() as client, handed_over(client, words) as given:
+        answer = client.call("connect", args | given, timeout=ANSWER, repeat=True)
     if json:
         render.print_lines([render.as_json(render.pinned(answer, RESULT_KEYS))])
         return

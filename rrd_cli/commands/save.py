@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,7 @@ from rrd_cli.client import Client
 from rrd_cli.errors import CliError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 EXAMPLES = """
 rrd save run.rrd                     the one live recording, else the newest
@@ -153,16 +154,11 @@ def _save_stdin(client: Client, args: dict[str, Any], progress: render.Progress)
     with sources.stdin_pipe() as pipe:
         stream = open_stdin(client, pipe)
         answer = _save(client, args | {"stream": stream, "wait": True}, progress)
-    _check_stdin(client, stream, answer)
+    _check_saved(client, stream, answer)
     return answer | {"chose": "standard input"}
 
 
-def _check_stdin(client: Client, stream: str, answer: Mapping[str, Any]) -> None:
-    """See whether all that came was a stream.
-
-    Raises:
-        CliError: it was damaged or empty; what is whole of it has been saved. That it was cut off is a warning.
-    """
+def _check_saved(client: Client, stream: str, answer: Mapping[str, Any]) -> None:
     sink = answer.get("sink") or {}
     count = int(sink.get("delivered_messages") or 0)
     kept = f"{render.plural(count, 'message')} before it {'is' if count == 1 else 'are'} in {sink.get('target')}"
@@ -170,10 +166,42 @@ def _check_stdin(client: Client, stream: str, answer: Mapping[str, Any]) -> None
     for event in client.events:
         if event["event"] == "ended" and (event.get("data") or {}).get("stream") == stream:
             ended = event["data"]
+    check_stdin(ended, count, kept)
+
+
+def check_stdin(ended: Mapping[str, Any], count: int, kept: str) -> None:
+    """See whether all that came through standard input was a stream.
+
+    Args:
+        ended: What the daemon said of its end.
+        count: Messages that are whole.
+        kept: Where they are.
+
+    Raises:
+        CliError: it was damaged or empty; what is whole of it has been kept. That it was cut off is a warning.
+    """
     if ended.get("error"):
         raise CliError(f"standard input is damaged: {ended['error']}", kept if count else "")
     if not count:
         raise CliError("standard input ended without a message", "does the program write its stream to stdout?")
+
+
+@contextlib.contextmanager
+def handed_over(client: Client, words: list[str]) -> Iterator[dict[str, Any]]:
+    """What the daemon is told of sources: their words; of standard input, which it gets, the stream's id.
+
+    Inside the block standard input is held open, so that nothing is lost if the daemon dies. If it is no pipe, the
+    block is left when all of it has gone in.
+
+    Raises:
+        VerbError: the daemon does not take it.
+        CliError, UsageError: there is no standard input to give; the daemon died while taking it.
+    """
+    if words == [sources.STDIN]:
+        with sources.stdin_pipe() as pipe:
+            yield {"stream": open_stdin(client, pipe)}
+    else:
+        yield {"source": words} if words else {}
 
 
 def open_stdin(client: Client, pipe: int) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from rrd_cli import render, sources
 from rrd_cli.client import Client
-from rrd_cli.commands.save import open_stdin
+from rrd_cli.commands.save import handed_over
 from rrd_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,14 +75,9 @@ def run(
         "host_names": host_name, "open": not no_open,
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value is not None and value is not False}
-    with Client() as client:
-        if words == [sources.STDIN]:
-            with sources.stdin_pipe() as pipe:
-                answer = client.call("serve", args | {"stream": open_stdin(client, pipe)}, timeout=START, repeat=True)
-                _show(answer, json=json)  # before the rest of a file goes in
-        else:
-            answer = client.call("serve", args | ({"source": words} if words else {}), timeout=START, repeat=True)
-            _show(answer, json=json)
+    with Client() as client, handed_over(client, words) as given:
+        answer = client.call("serve", args | given, timeout=START, repeat=True)
+        _show(answer, json=json)  # before the rest of a file goes in
 
 
 def _show(answer: Mapping[str, Any], *, json: bool) -> None:

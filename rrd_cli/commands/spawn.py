@@ -10,7 +10,7 @@ import typer
 from rrd_cli import render, sources
 from rrd_cli.client import Client
 from rrd_cli.commands.connect import FROM_HELP, MAX_LAG_HELP, NEWEST_HELP, fed, seconds
-from rrd_cli.commands.save import open_stdin
+from rrd_cli.commands.save import handed_over
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,12 +75,8 @@ def run(
         "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag),
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
-    with Client() as client:
-        if words == [sources.STDIN]:
-            with sources.stdin_pipe() as pipe:
-                answer = client.call("spawn", args | {"stream": open_stdin(client, pipe)}, timeout=START, repeat=True)
-        else:
-            answer = client.call("spawn", args | ({"source": words} if words else {}), timeout=START, repeat=True)
+    with Client() as client, handed_over(client, words) as given:
+        answer = client.call("spawn", args | given, timeout=START, repeat=True)
     if json:
         render.print_lines([render.as_json(render.pinned(answer, RESULT_KEYS))])
         return

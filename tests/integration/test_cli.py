@@ -154,12 +154,15 @@ class TestStdin:
             attached.stdin.close()
             assert attached.wait(60) == 0
             assert attached.stdout is not None
-            assert attached.stdout.read().startswith(b"kept plain/")
+            said = attached.stdout.read().decode()
+            assert said.startswith("kept plain/")
             assert attached.stderr is not None
             assert attached.stderr.read() == b""
         assert daemon.status()["sinks"] == []
         daemon.cli("save", "out.rrd", "@latest")
         assert (daemon.path / "out.rrd").read_bytes() == data
+        with open(plain, "rb") as file:  # again: what is said is of this stream, not of all that the recording has
+            assert daemon.cli("attach", "-", stdin=file).stdout == said
 
     def test_attached_nonsense(self, daemon: Home) -> None:
         (daemon.path / "bad").write_bytes(b"hello, world, this is a text")
