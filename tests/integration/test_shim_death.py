@@ -44,6 +44,21 @@ def all_rows(home: Home) -> list[int]:
     return rows(home.path / "all.rrd")
 
 
+def assert_whole(home: Home) -> None:
+    """All 200 rows are there, once, in the spool and in the file."""
+    assert all_rows(home) == list(range(200))
+    assert rows(home.path / "out.rrd") == list(range(200))
+
+
+HALF_LOGGED = """
+rr.init("app")
+rrd.save("out.rrd")
+log(0, 100)
+assert rrd.flush()
+say("ready")
+wait_for_test()
+"""
+"""A program that has a file and half of its rows in it, and waits."""
 STEADY = """
 rr.init("app")
 rrd.save("out.rrd")
@@ -136,14 +151,8 @@ def test_daemon_and_keeper_are_killed(daemon: Home, python: Path) -> None:
 @pytest.mark.parametrize("size", [100, 4_000_000], ids=["little", "much"])
 def test_killed_and_the_program_ends(daemon: Home, python: Path, size: int) -> None:
     """Keeper and daemon die and the program ends at once: one warning, in bounded time, and the log has it all."""
-    with Program(daemon, python, """
+    with Program(daemon, python, HALF_LOGGED + """
 import numpy as np
-rr.init("app")
-rrd.save("out.rrd")
-log(0, 100)
-assert rrd.flush()
-say("ready")
-wait_for_test()
 for row in range(20):
     rr.log("image", rr.EncodedImage(contents=os.urandom(int(sys.argv[1])), media_type="image/png"))
 log(100, 200)
@@ -158,19 +167,12 @@ log(100, 200)
     assert "went to the log directly" in errors
     assert not daemon.keeper_pid(), "nobody was to start a daemon for this"
     daemon.cli("daemon", "start")
-    assert all_rows(daemon) == list(range(200))
-    assert rows(daemon.path / "out.rrd") == list(range(200))
+    assert_whole(daemon)
 
 
 def test_the_end_waits_for_no_daemon(daemon: Home, python: Path) -> None:
     """The daemon hangs, the program ends, the daemon dies: no wait, no warning, and the keeper has what is missing."""
-    with Program(daemon, python, """
-rr.init("app")
-rrd.save("out.rrd")
-log(0, 100)
-assert rrd.flush()
-say("ready")
-wait_for_test()
+    with Program(daemon, python, HALF_LOGGED + """
 log(100, 200)
 """) as program:
         program.line()
@@ -181,19 +183,12 @@ log(100, 200)
             assert warnings(program.finish()) == []
         finally:
             os.kill(pid, signal.SIGKILL)
-    assert all_rows(daemon) == list(range(200))
-    assert rows(daemon.path / "out.rrd") == list(range(200))
+    assert_whole(daemon)
 
 
 def test_killed_while_the_daemon_is_dead(daemon: Home, python: Path) -> None:
     """What had left the SDK of a killed program waits in the pipe for the next daemon; the file gets its footer."""
-    with Program(daemon, python, """
-rr.init("app")
-rrd.save("out.rrd")
-log(0, 100)
-assert rrd.flush()
-say("ready")
-wait_for_test()
+    with Program(daemon, python, HALF_LOGGED + """
 log(100, 200)
 rr.get_global_data_recording().flush()
 say("flushed")
@@ -209,20 +204,13 @@ wait_for_test()
             program.process.wait()
         finally:
             os.kill(pid, signal.SIGKILL)
-    assert all_rows(daemon) == list(range(200))
-    assert rows(daemon.path / "out.rrd") == list(range(200))
+    assert_whole(daemon)
 
 
 def test_all_die_in_the_sdks_own_flush(daemon: Home, python: Path) -> None:
     """The program is at its end, and waits for a hung daemon to empty the pipe; then daemon and keeper are killed."""
-    with Program(daemon, python, """
+    with Program(daemon, python, HALF_LOGGED + """
 import atexit
-rr.init("app")
-rrd.save("out.rrd")
-log(0, 100)
-assert rrd.flush()
-say("ready")
-wait_for_test()
 for row in range(20):
     rr.log("image", rr.EncodedImage(contents=os.urandom(1_000_000), media_type="image/png"))
 log(100, 200)
@@ -243,8 +231,7 @@ atexit.register(say, "ending")  # before our handler and Rerun's, which waits: m
         assert time.monotonic() - begin < 20
     assert len(warnings(errors)) <= 1, errors
     wait_for(lambda: daemon.keeper_pid(), "a new keeper")
-    assert all_rows(daemon) == list(range(200))
-    assert rows(daemon.path / "out.rrd") == list(range(200))
+    assert_whole(daemon)
 
 
 def test_stopped_on_purpose(daemon: Home, newest: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import trio.testing
 from daemon.completing import complete_streams
 from daemon.hub import Hub
 from daemon.selection import Selection
+from daemon.sinks import file
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.stream import RecordingKey, Stream
@@ -333,6 +335,19 @@ class TestCopy:
         assert out.read_bytes() == OPEN
 
 
+def held_writing(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Have a merge's thread wait before it writes. Set once it has begun; and to be set when it may go on."""
+    writing, go_on, write = threading.Event(), threading.Event(), file.write_batch
+
+    def slow(*args: Any) -> int:
+        writing.set()
+        assert go_on.wait(30)
+        return write(*args)
+
+    monkeypatch.setattr(file, "write_batch", slow)
+    return writing, go_on
+
+
 class TestMerge:
     async def test_part_of_a_stream(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         theirs = [frames.store_info("other"), frames.arrow("other", body=bytes(50_000))]
@@ -412,18 +427,7 @@ class TestMerge:
         self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Completing a file that is still being copied into would cut it in the middle."""
-        import threading
-
-        from daemon.sinks import file
-
-        writing, go_on, write = threading.Event(), threading.Event(), file.write_batch
-
-        def slow(*args: Any) -> int:
-            writing.set()
-            assert go_on.wait(30)
-            return write(*args)
-
-        monkeypatch.setattr(file, "write_batch", slow)
+        writing, go_on = held_writing(monkeypatch)
         opened(hub, OPEN)
         sink = saved(sinks, Selection("@live", live_since=0.0), out)
         async with trio.open_nursery() as nursery:
@@ -473,18 +477,7 @@ class TestAnew:
     async def test_the_old_one_stays_until_the_new_one_has_caught_up(
         self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch, copy: bool
     ) -> None:
-        import threading
-
-        from daemon.sinks import file
-
-        writing, go_on, write = threading.Event(), threading.Event(), file.write_batch
-
-        def slow(*args: Any) -> int:
-            writing.set()
-            assert go_on.wait(30)
-            return write(*args)
-
-        monkeypatch.setattr(file, "write_batch", slow)
+        writing, go_on = held_writing(monkeypatch)
         opened(hub, OPEN)
         sink = saved(sinks, recording("rec"), out, copy=copy)
         await until(sink, lambda: out.stat().st_size == len(OPEN) and sink.state == "following")
