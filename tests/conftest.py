@@ -237,23 +237,46 @@ def _cache() -> Path:
     return path
 
 
-def sdk_environment(version: str) -> Path:
-    """The python of a virtual environment with this rerun-sdk and cbor2; made when it is not there."""
-    if version == NEWEST:
-        return Path(sys.executable)
-    base = hashlib.sha256(sys.base_prefix.encode()).hexdigest()[:6]
-    name = f"sdk-{version}-py{sys.version_info.major}{sys.version_info.minor}-{base}"
+def _cached(name: str, make: Callable[[Path], object]) -> Path:
+    """A directory of the cache; made when it is not there, whole or not at all."""
     target = _cache() / name
-    python = target / "bin" / "python"
     with open(_cache() / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (target / "ready").exists():
             shutil.rmtree(target, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
-            install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-            subprocess.run([*install, f"rerun-sdk=={version}", "cbor2", "numpy"], check=True)
+            make(target)
             (target / "ready").touch()
-    return python
+    return target
+
+
+PIP_INSTALL = ("-m", "pip", "install", "-q", "--disable-pip-version-check")
+
+
+def sdk_environment(version: str) -> Path:
+    """The python of a virtual environment with this rerun-sdk and cbor2; made when it is not there."""
+    if version == NEWEST:
+        return Path(sys.executable)
+
+    def make(target: Path) -> None:
+        subprocess.run([sys.executable, "-m", "venv", str(target)], check=True)
+        subprocess.run([target / "bin" / "python", *PIP_INSTALL, f"rerun-sdk=={version}", "cbor2", "numpy"], check=True)
+
+    base = hashlib.sha256(sys.base_prefix.encode()).hexdigest()[:6]
+    name = f"sdk-{version}-py{sys.version_info.major}{sys.version_info.minor}-{base}"
+    return _cached(name, make) / "bin" / "python"
+
+
+@pytest.fixture(scope="session")
+def notebook() -> Callable[[str], Path]:
+    """Call it with a version: a directory of packages that has that rerun-notebook."""
+    def packages(version: str) -> Path:
+        def make(target: Path) -> None:
+            command = [sys.executable, *PIP_INSTALL, "--no-deps", "--target", str(target), f"rerun-notebook=={version}"]
+            subprocess.run(command, check=True)
+
+        return _cached(f"notebook-{version}", make)
+
+    return packages
 
 
 @pytest.fixture(scope="session")

@@ -53,10 +53,10 @@ SAVE = """(async () => {
 
 @pytest.fixture(scope="module")
 def browser():
-    """One browser for all: it compiles the viewer once."""
+    """One browser for all: it fetches the viewer once. To it, this machine is also another one, named robot."""
     if BINARY is None:
         missing("chromium")
-    with Browser() as one:
+    with Browser("--host-resolver-rules=MAP robot 127.0.0.1") as one:
         yield one
 
 
@@ -166,6 +166,27 @@ def test_a_program_appears_live_also_to_who_comes_late(daemon, open_tab, tmp_pat
     picture = first.screenshot(tmp_path / "live.png")
     assert picture.read_bytes().startswith(PNG)
     assert len(picture.read_bytes()) > 10_000, "more than one colour"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "robot"])
+def test_the_viewer_is_fetched_and_compiled_once(daemon, open_tab, host):
+    """Near: early, by the page. Far: by the viewer's own script, with its progress, and without a secure context."""
+    with Program(daemon, "app", rows=50) as program:
+        program.finish()
+    tab = open_tab("about:blank")
+    tab.command("Page.addScriptToEvaluateOnNewDocument", source="""
+      const { compileStreaming } = WebAssembly;
+      window.compiled = [];
+      WebAssembly.compileStreaming = source => {
+        compiled.push(document.querySelector("#viewer .rerun-progress-text, #viewer canvas") !== null);
+        return compileStreaming(source);
+      };
+    """)
+    tab.goto(serve(daemon, "@latest", "--host-name", "robot").replace("127.0.0.1", host))
+    wait_frames(tab, "app", (0, 49))
+    assert tab.eval("isSecureContext") is (host != "robot")
+    assert tab.eval("compiled") == [host == "robot"], "where it is far, the viewer is there first and shows progress"
+    assert tab.eval("performance.getEntriesByType('resource').filter(one => one.name.endsWith('.wasm')).length") == 1
 
 
 def test_what_the_page_saves_of_a_finished_recording_is_what_was_logged(daemon, open_tab, tmp_path, verify):
@@ -324,6 +345,24 @@ def test_the_viewer_inside_the_executable(home, open_tab, sdk_python, version):
     assert tab.eval("rrd.error") == ""
     assert tab.eval("rrdViewer.handle.has_panicked()") is False
     tab.until("rrdViewer.handle.get_active_recording_id() !== undefined")
+
+
+@pytest.mark.parametrize("version", ["0.27.3", "0.31.4", "0.36.3"])
+def test_the_viewers_of_older_notebooks(home, open_tab, sdk_python, notebook, version):
+    """From the first whose wasm is a file of its own. The data's SDK is of the same version."""
+    home.env["PYTHONPATH"] = os.fspath(notebook(version))
+    home.env["PATH"] = "/usr/bin:/bin"
+    home.cli("daemon", "start")
+    del home.env["PYTHONPATH"]
+    with Program(home, "app", rows=50, python=sdk_python(version)) as program:
+        program.finish()
+    answer = json.loads(home.cli("serve", "--no-open", "--json", "--port", "0", "@latest").stdout)
+    assert answer["viewer"]["version"] == version
+    tab = open_tab(answer["url"])
+    tab.until("window.rrd && rrd.state === 'ended'", 90)
+    assert tab.eval("rrd.error") == ""
+    tab.until("rrdViewer.get_active_recording_id() !== null")
+    assert tab.eval("rrdViewer.get_time_range(rrdViewer.get_active_recording_id(), 'frame').max") == 49
 
 
 def test_data_newer_than_the_viewer_is_said_on_the_page(daemon, open_tab):

@@ -20,34 +20,45 @@ export function startViewer(assets, parent) {
   return assets.kind === "notebook" ? startNotebook(assets, parent) : startExecutable(assets, parent);
 }
 
+/** On this machine a viewer is there in a second; elsewhere its own progress bar is worth more than a head start. */
+const near = /^(localhost|127\.[0-9.]+|\[::1\])$/.test(location.hostname);
+
 /**
- * Fetches the wasm while the module that will ask for it is still on its way, and so that it need not be compiled at
- * every visit: browsers keep compiled wasm only for a response that came straight from them. The module wraps it to show
- * progress, but not if there is no body to wrap, so it is handed one that seems to have none.
+ * Compiles the wasm while the script that will ask for it is still on its way: that script is handed the result, where it
+ * asks for the same address. Elsewhere it gets the response, which it wraps to show progress.
+ *
+ * @returns gives the browser its own functions back
  */
 function fetchEarly(url) {
-  const near = /^(localhost|127\.[0-9.]+|\[::1\])$/.test(location.hostname); // elsewhere, progress is worth more
-  const original = window.fetch;
-  const early = original(url);
-  window.fetch = async (input, init) => {
-    const address = input instanceof Request ? input.url : String(input);
-    if (address !== url) return original(input, init);
-    const response = await early;
-    if (near) Object.defineProperty(response, "body", { value: null });
+  const { fetch } = window;
+  const { compileStreaming } = WebAssembly;
+  const early = fetch(url).then((response) => {
+    if (near) Object.defineProperty(response, "body", { value: null }); // there is nothing to be wrapped
     return response;
+  });
+  window.fetch = (input, init) => ((input instanceof Request ? input.url : String(input)) === url ? early : fetch(input, init));
+  if (near) {
+    const module = compileStreaming(early);
+    module.catch(() => {}); // who asks for it will hear of it
+    WebAssembly.compileStreaming = async (source) => ((await source) === (await early) ? module : compileStreaming(source));
+  }
+  return () => {
+    window.fetch = fetch;
+    WebAssembly.compileStreaming = compileStreaming;
   };
-  return () => (window.fetch = original);
 }
 
+/** Every version is ready when `start` has returned. Its event says so later, and lets a first, empty picture by. */
 async function startNotebook(assets, parent) {
   const giveBack = fetchEarly(new URL(assets.base + "re_viewer_bg.wasm", location.href).href);
-  const { WebViewer } = await import(assets.base + assets.script);
-  const viewer = new WebViewer();
-  const ready = new Promise((resolve) => viewer.on("ready", resolve));
-  await viewer.start(null, parent, options());
-  giveBack();
-  await ready;
-  return viewer;
+  try {
+    const { WebViewer } = await import(assets.base + assets.script);
+    const viewer = new WebViewer();
+    await viewer.start(null, parent, options());
+    return viewer;
+  } finally {
+    giveBack();
+  }
 }
 
 /** The executable's script defines wasm_bindgen and no more; this gives it the notebook's shape. */
@@ -70,6 +81,8 @@ class ExecutableViewer {
 }
 
 async function startExecutable(assets, parent) {
+  const module = WebAssembly.compileStreaming(fetch(assets.base + "re_viewer_bg.wasm"));
+  module.catch(() => {});
   await new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = assets.base + assets.script;
@@ -80,7 +93,7 @@ async function startExecutable(assets, parent) {
   const canvas = document.createElement("canvas");
   canvas.style.cssText = "width:100%;height:100%;display:block";
   parent.append(canvas);
-  await wasm_bindgen({ module_or_path: fetch(assets.base + "re_viewer_bg.wasm") });
+  await wasm_bindgen({ module_or_path: await module });
   const handle = new wasm_bindgen.WebHandle({ ...options(), enable_history: false, on_viewer_event: () => {} });
   await handle.start(canvas);
   return new ExecutableViewer(handle, canvas);
