@@ -119,7 +119,7 @@ class Daemon:
                 self.hub, paths.make_private(paths.state_dir() / "sinks"), self.nursery, SINKS)
             self.sinks.restore()
             self._ready = True
-            self.server = Server(self, self._listener(by_name))
+            self.server = Server(self, _listeners(inherited))
             await self._start_services()
             await self.nursery.start(self.server.run)
             self.make_room()
@@ -197,19 +197,6 @@ class Daemon:
         logging.getLogger().setLevel(self.settings.log_level.upper())
         log.info("settings read again")
         self.hub.reshaped()  # new rules may fit what is there
-
-    def _listener(self, by_name: dict[str, int]) -> socket.socket:
-        fd = by_name.get(descriptors.CONTROL, -1)
-        if fd < 0:
-            # systemd calls a socket by its unit unless told otherwise.
-            others = [one for name, one in by_name.items()
-                      if name != descriptors.ALIVE and not name.startswith(descriptors.STREAM_PREFIX)]
-            if not others:
-                raise SystemExit("rrd-daemon: no socket was handed over; run `rrd daemon start`")
-            fd = others[0]
-        listener = socket.socket(fileno=fd)
-        listener.setblocking(False)
-        return listener
 
     # -- streams -----------------------------------------------------------------------------------------------------
 
@@ -474,9 +461,21 @@ def process_name(pid: int) -> str:
     return os.path.basename(words[0])
 
 
+def _listeners(inherited: list[tuple[str, int]]) -> list[socket.socket]:
+    """The control sockets that were handed over."""
+    # systemd calls a socket by its unit unless told otherwise.
+    found = [socket.socket(fileno=fd) for name, fd in inherited
+             if name not in (descriptors.ALIVE, descriptors.NOTIFY) and not name.startswith(descriptors.STREAM_PREFIX)]
+    if not found:
+        raise SystemExit("rrd-daemon: no socket was handed over; run `rrd daemon start`")
+    for listener in found:
+        listener.setblocking(False)
+    return found
+
+
 def _become_keeper(daemon: Daemon, inherited: list[tuple[str, int]]) -> None:
     """Execute the keeper in this process, with everything that it should hold."""
-    held = [(name, fd) for name, fd in inherited if name == descriptors.CONTROL]
+    held = [(name, fd) for name, fd in inherited if name in (descriptors.CONTROL, descriptors.SPARE)]
     held += [(descriptors.STREAM_PREFIX + name, pump.fd) for name, pump in daemon.pumps.items() if pump.fd >= 0]
     environment = descriptors.bequeath(held, os.environ)
     environment.pop("NOTIFY_SOCKET", None)
@@ -498,7 +497,7 @@ def main() -> int:
         logging.getLogger().setLevel(config.log_level.upper())
         lock = -1 if descriptors.ALIVE in dict(inherited) else service.be_the_only_one()
         service.own_the_spool()
-        daemon = Daemon(config, descriptors.Notifier(notify))
+        daemon = Daemon(config, descriptors.Notifier.of(dict(inherited), notify))
         daemon.hub.load()
         daemon.watchdog_s = service.watchdog_period(environment)
     except settings.SettingsError as error:

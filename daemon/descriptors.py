@@ -1,10 +1,13 @@
 """Descriptors that are handed on: systemd's own protocol, between keeper and daemon or systemd and daemon.
 
     to a child     sd_listen_fds(3): LISTEN_FDS=n, LISTEN_FDNAMES=a:b:..., LISTEN_PID; descriptors 3 to 2+n
-    to the keeper  sd_notify(3): a datagram to NOTIFY_SOCKET, FDSTORE=1, FDNAME=..., FDPOLL=0, with the descriptor
+    to the keeper  sd_notify(3): a datagram, FDSTORE=1, FDNAME=..., FDPOLL=0, with the descriptor
+                   to systemd: to NOTIFY_SOCKET; to our own keeper: on a descriptor that it handed down, since a path
+                   can vanish with a login session
 
-Rules: names are `control` (the listening socket), `alive` (end of file when the keeper is gone), `lock` (the keeper's)
-and `stream-ID`; what was inherited is taken once. Imports nothing heavy: the keeper lives on this.
+Rules: names are `control` (a listening socket; systemd hands over several of this name), `spare` (the one beside the
+recordings, from our keeper), `notify`, `alive` (end of file when the keeper is gone), `lock` (the keeper's) and
+`stream-ID`; what was inherited is taken once. Imports nothing heavy: the keeper lives on this.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from collections.abc import Mapping, Sequence
 
 FIRST = 3
 CONTROL = "control"
+SPARE = "spare"
+NOTIFY = "notify"
 ALIVE = "alive"
 LOCK = "lock"
 STREAM_PREFIX = "stream-"
@@ -69,14 +74,30 @@ class Notifier:
     """Speaks to whoever keeps this process: systemd, our keeper, or nobody.
 
     Args:
-        address: NOTIFY_SOCKET; empty for nobody.
+        voice: A connected datagram socket, or None for nobody.
     """
 
-    def __init__(self, address: str) -> None:
-        self._socket: socket.socket | None = None
-        if address:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-            self._socket.connect("\0" + address[1:] if address.startswith("@") else address)
+    def __init__(self, voice: socket.socket | None) -> None:
+        self._socket = voice
+
+    @classmethod
+    def of(cls, handed: Mapping[str, int], address: str) -> Notifier:
+        """The one for this process.
+
+        Args:
+            handed: What was inherited, by name.
+            address: NOTIFY_SOCKET; empty where there is none.
+
+        Raises:
+            OSError: systemd does not listen.
+        """
+        if NOTIFY in handed:
+            return cls(socket.socket(fileno=handed[NOTIFY]))
+        if not address:
+            return cls(None)
+        voice = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        voice.connect("\0" + address[1:] if address.startswith("@") else address)
+        return cls(voice)
 
     def tell(self, *lines: str, fds: Sequence[int] = ()) -> None:
         """Send one notification. Blocks for as long as the keeper's queue is full: it does nothing but read it.

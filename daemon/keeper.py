@@ -3,6 +3,8 @@
     keeper ── LISTEN_FDS ──> daemon          (start, and start again)
     keeper <── FDSTORE ───── daemon          (a stream opens or ends)
 
+It listens at two places (daemon/paths.py): in the session's runtime directory, and beside the recordings.
+
 Rules: it never reads a pipe and never accepts a connection; it does nothing at all until a datagram or a signal comes;
 it imports nothing that could fail or grow. What the child's exit means:
     0                 it was stopped: the keeper ends too
@@ -50,9 +52,7 @@ class Keeper:
     """Everything the keeper has: descriptors by name, and a child."""
 
     def __init__(self, held: list[tuple[str, int]]) -> None:
-        self.runtime = paths.make_private(paths.runtime_dir())
         self.held = dict(held)
-        self._notify_path = self.runtime / "keeper.sock"
         self._quick_deaths = 0
         self._stopping = False
         self._ready_at: float | None = None
@@ -61,10 +61,12 @@ class Keeper:
         self._wake = -1
 
     def lock(self) -> bool:
-        """Be the only keeper here. False: there is one."""
+        """Be the only keeper of these recordings. False: there is one."""
+        path = paths.keeper_lock_path()
+        paths.make_private(path.parent)
         fd = self.held.get(descriptors.LOCK)
         if fd is None:
-            fd = os.open(self.runtime / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self.held[descriptors.LOCK] = fd
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,23 +77,19 @@ class Keeper:
         return True
 
     def listen(self) -> None:
-        """Have the control socket, so that clients can wait for the daemon."""
+        """Have the control sockets, so that clients can wait for the daemon."""
+        usual = paths.socket_path()
+        if descriptors.CONTROL in self.held and not usual.exists():
+            os.close(self.held.pop(descriptors.CONTROL))  # its session has ended since
         if descriptors.CONTROL not in self.held:
-            path = paths.socket_path()
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
-            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            old = os.umask(0o177)
+            self.held[descriptors.CONTROL] = _listen(usual)
+        spare = paths.spare_socket_path()
+        if descriptors.SPARE not in self.held and spare is not None:
             try:
-                listener.bind(os.fspath(path))
-            finally:
-                os.umask(old)
-            listener.listen(BACKLOG)
-            self.held[descriptors.CONTROL] = listener.detach()
-        with contextlib.suppress(FileNotFoundError):
-            self._notify_path.unlink()
-        self._notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._notify.bind(os.fspath(self._notify_path))
+                self.held[descriptors.SPARE] = _listen(spare)
+            except OSError as error:  # not every file system has sockets
+                print(f"rrd-daemon: not reachable from other sessions: {error.strerror}: {spare}", file=sys.stderr)
+        self._notify, self._voice = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
 
     def run(self) -> int:
         """Keep the daemon running until it is stopped.
@@ -168,8 +166,8 @@ class Keeper:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         names = [(name, fd) for name, fd in self.held.items() if name != descriptors.LOCK]
-        environment = descriptors.bequeath([*names, (descriptors.ALIVE, alive_read)], os.environ)
-        environment["NOTIFY_SOCKET"] = os.fspath(self._notify_path)
+        names += [(descriptors.ALIVE, alive_read), (descriptors.NOTIFY, self._voice.fileno())]
+        environment = descriptors.bequeath(names, os.environ)
         os.execve(sys.executable, [sys.executable, "-m", "daemon.app"], environment)
 
     def _become_new(self) -> None:
@@ -222,9 +220,29 @@ class Keeper:
 
     def tidy(self) -> None:
         """Leave nothing that looks alive. The lock's file stays: removing it would let two hold it."""
-        for path in (paths.socket_path(), self._notify_path):
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+        for path in (paths.socket_path(), paths.spare_socket_path()):
+            if path is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+
+
+def _listen(path: Path) -> int:
+    """A descriptor that listens on a socket made anew, in a directory of its owner's.
+
+    Raises:
+        PathError, OSError: it cannot be made.
+    """
+    paths.make_private(path.parent)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    old = os.umask(0o177)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+            listener.bind(os.fspath(path))
+            listener.listen(BACKLOG)
+            return listener.detach()
+    finally:
+        os.umask(old)
 
 
 def raise_limits() -> None:
@@ -259,10 +277,9 @@ def main() -> int:
         os.environ.update(environment)
         keeper = Keeper(held)
         if not keeper.lock():
-            print("rrd-daemon: already running here", file=sys.stderr)
+            print(f"rrd-daemon: another one runs already: {paths.keeper_lock_path()}", file=sys.stderr)
             return 0
         log = paths.daemon_log_path()
-        paths.make_private(log.parent)
         if not os.isatty(2):
             set_log_aside(log)
         raise_limits()

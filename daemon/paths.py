@@ -1,4 +1,8 @@
-"""Where things are: the runtime directory (socket, locks), the state directory (spool, sinks, logs), the settings.
+"""Where things are: the runtime directory (socket, start lock), the state directory (spool, sinks, logs, the keeper's
+lock, a second socket), the settings.
+
+A runtime directory is a login session's: another session has another (cron, su), and it goes away with the user's last
+one. The recordings stay, and so does the socket beside them: clients look there when nobody listens at the usual place.
 
 Rules: XDG variables are honoured, so several daemons can live apart; a directory that others could write to is
 refused; nothing is created by merely asking for a path. Imports nothing heavy: keeper, client and daemon share it.
@@ -11,6 +15,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+SPARE = "daemon.sock"
+"""Name of the socket beside the recordings; another than the usual one's, as both directories may be one."""
 MAX_SOCKET_PATH = 107
 """sun_path holds 108 bytes with its final NUL (unix(7)); macOS has 104."""
 
@@ -65,6 +71,17 @@ def socket_path() -> Path:
             "set XDG_RUNTIME_DIR to a shorter directory",
         )
     return path
+
+
+def spare_socket_path() -> Path | None:
+    """Path of the second control socket, beside the recordings; None if it would be longer than a socket's may be."""
+    path = state_dir() / SPARE
+    return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None
+
+
+def keeper_lock_path() -> Path:
+    """Path of the lock that the keeper of these recordings holds: there is one, whatever its clients' sessions."""
+    return state_dir() / "keeper.lock"
 
 
 def daemon_log_path() -> Path:

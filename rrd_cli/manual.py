@@ -25,7 +25,8 @@ def page() -> str:
             "its program's.",
             ".SH FILES",
             ".TP", "$XDG_RUNTIME_DIR/rrd/control.sock", "The daemon's socket.",
-            ".TP", "~/.local/state/rrd/", "The spool, with all recordings, and the daemon's log.",
+            ".TP", "~/.local/state/rrd/", "The spool, with all recordings, the daemon's log, and a second socket for "
+            "sessions with another XDG_RUNTIME_DIR, or none.",
             ".TP", "~/.config/rrd/config.toml", "The settings: rrd config show.",
             ".SH ENVIRONMENT", "XDG_RUNTIME_DIR, XDG_STATE_HOME and XDG_CONFIG_HOME move these; NO_COLOR takes colours "
             "away; RRD_GRPC_PORT and the like override settings.",

@@ -1,6 +1,6 @@
 """From nothing to a connected socket: find the daemon, or start it. Blocking, no threads.
 
-    connect ── works ───────────────────────────────────────────────► socket
+    connect ── works, here or beside the recordings ────────────────► socket
        │ no socket, or nobody listens
        └─► flock start.lock ─► connect again ─► spawn the keeper ─► connect until it works ─► socket
              (losers try to connect while they wait for the lock)
@@ -31,6 +31,8 @@ START_DEADLINE = 10.0
 """Seconds that a new daemon has until its socket answers. It takes half of one; a loaded machine takes longer."""
 LOCK_DEADLINE = START_DEADLINE + 5.0
 """Seconds to wait for somebody else who is starting it: their deadline and a little."""
+GONE_GRACE = 1.0
+"""Seconds to look on when the keeper has ended: it may have found another one, of another session, that just begins."""
 POLL = 0.02
 LOG_EXCERPT = 4096
 """Bytes of the daemon's log that are looked at for its last words."""
@@ -45,16 +47,28 @@ def connect(path: Path | None = None) -> socket.socket:
     """Connect to the daemon that is there.
 
     Args:
-        path: Its socket, if not the usual one.
+        path: Its socket, if not the usual ones: of this session, else the one beside the recordings.
 
     Raises:
         FileNotFoundError, ConnectionRefusedError: there is none.
         CliError: the socket's path cannot be used, or belongs to somebody else.
     """
+    if path is not None:
+        return _connect(path)
     try:
-        path = path or paths.socket_path()
+        usual, spare = paths.socket_path(), paths.spare_socket_path()
     except paths.PathError as error:
         raise CliError(str(error), error.hint) from error
+    try:
+        return _connect(usual)
+    except (FileNotFoundError, ConnectionRefusedError):
+        if spare is not None:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                return _connect(spare)
+        raise
+
+
+def _connect(path: Path) -> socket.socket:
     _check_owner(path.parent)
     deadline = time.monotonic() + START_DEADLINE
     while True:
@@ -153,16 +167,20 @@ def _wait_for(keeper: subprocess.Popen[bytes]) -> socket.socket:
         NoDaemonError: it ended before, or is not there in time.
     """
     deadline = time.monotonic() + START_DEADLINE
+    gone_at = 0.0
     while True:
-        ended = keeper.poll()  # asked before connecting: a keeper that found another one running ends, and that is fine
+        ended = keeper.poll()
         with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
             connection = connect()
             # It is meant to outlive us: tell Popen not to mind (its destructor warns about living children).
             keeper.returncode = 0 if ended is None else ended
             return connection
+        now = time.monotonic()
         if ended is not None:
-            raise NoDaemonError(f"the daemon ended as it started (exit status {ended}){last_words()}", _log_hint())
-        if time.monotonic() > deadline:
+            gone_at = gone_at or now
+            if ended or now > gone_at + GONE_GRACE:
+                raise NoDaemonError(f"the daemon ended as it started (exit status {ended}){last_words()}", _log_hint())
+        if now > deadline:
             keeper.returncode = 0
             raise NoDaemonError(f"the daemon did not answer within {START_DEADLINE:.0f} s of its start", _log_hint())
         time.sleep(POLL)

@@ -191,7 +191,7 @@ class Home:
 
     def keeper_pid(self) -> int:
         """The keeper's pid; 0 if there is none."""
-        path = self.path / "r" / "rrd" / "keeper.lock"
+        path = self.path / "s" / "rrd" / "keeper.lock"
         with contextlib.suppress(OSError), open(path) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

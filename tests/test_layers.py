@@ -115,7 +115,8 @@ def test_help_is_cheap():
 
 @pytest.mark.parametrize("args", [["daemon", "status"], ["save", "x.rrd", "nosuch.rrd"], ["tail", "nosuch.rrd"]])
 def test_a_verb_is_cheap(args, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # no daemon here
+    for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))  # no daemon here
     names = loaded(f"from rrd_cli.app import main; main({args})")
     assert "typer" in names
     assert not names & {"trio", "rich", "psutil", "numpy", "pyarrow", "rerun", "pydantic", "lz4"}

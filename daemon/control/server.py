@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -157,26 +157,29 @@ class Call:
 
 
 class Server:
-    """Serves one listening socket."""
+    """Serves the listening sockets."""
 
-    def __init__(self, daemon: Daemon, listener: socket.socket) -> None:
+    def __init__(self, daemon: Daemon, listeners: Sequence[socket.socket]) -> None:
         self._daemon = daemon
-        self._listener = listener
+        self._listeners = listeners
         self.clients: set[Client] = set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Accept and serve until cancelled."""
-        listener = trio.socket.from_stdlib_socket(self._listener)
         async with trio.open_nursery() as nursery:
+            for listener in self._listeners:
+                nursery.start_soon(self._accept, trio.socket.from_stdlib_socket(listener), nursery)
             task_status.started()
-            while True:
-                try:
-                    peer, _ = await listener.accept()
-                except OSError as error:
-                    log.error("cannot accept: %s", error)
-                    await trio.sleep(0.1)
-                    continue
-                nursery.start_soon(self._serve, peer)
+
+    async def _accept(self, listener: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                peer, _ = await listener.accept()
+            except OSError as error:
+                log.error("cannot accept: %s", error)
+                await trio.sleep(0.1)
+                continue
+            nursery.start_soon(self._serve, peer)
 
     async def _serve(self, sock: trio.socket.SocketType) -> None:
         pid, uid = peer_of(sock)

@@ -105,7 +105,7 @@ def outside(environment: Mapping[str, str]) -> list[str]:
 
 
 def be_the_only_one() -> int:
-    """Hold the lock that a keeper would hold: one daemon for one socket.
+    """Hold the lock that a keeper would hold: one daemon for the recordings.
 
     Returns:
         A descriptor that holds it for as long as it is open; an exec gives it up.
@@ -114,23 +114,22 @@ def be_the_only_one() -> int:
         PathError: its directory cannot be used.
         OSError: another daemon has it; or it cannot be made.
     """
-    path = paths.make_private(paths.runtime_dir()) / "keeper.lock"
+    path = paths.keeper_lock_path()
+    paths.make_private(path.parent)
     return _hold(path, str(os.getpid()), lambda holder: f"another daemon runs here (pid {holder}): rrd daemon stop",
                  LOCK_PATIENCE_S)
 
 
 def own_the_spool() -> int:
-    """Hold the spool's lock: one daemon for one spool, whatever its socket.
+    """Hold the spool's lock, too: a daemon whose keeper was killed has it until it has become a keeper itself.
 
-    A program of cron, or of a user who came by `su`, has no XDG_RUNTIME_DIR: it would start a daemon of its own, which
-    would take the other's streams for dead ones.
+    A second daemon would take its streams for dead ones.
 
     Returns, Raises: as `be_the_only_one`.
     """
     path = paths.make_private(paths.state_dir()) / "daemon.lock"
     return _hold(path, f"{os.getpid()}, {paths.socket_path()}", lambda holder: (
-        f"another daemon (pid {holder}) has the recordings in {path.parent}: give this program the same "
-        "XDG_RUNTIME_DIR, or an XDG_STATE_HOME of its own"), SPOOL_PATIENCE_S)
+        f"another daemon (pid {holder}) has the recordings in {path.parent}"), SPOOL_PATIENCE_S)
 
 
 def _hold(path: Path, me: str, taken: Callable[[str], str], patience: float) -> int:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from daemon import paths
+
 SERVICE = "rrd.service"
 SOCKET = "rrd.socket"
 HERE = Path(__file__).parent
@@ -50,7 +52,18 @@ def texts(words: Sequence[str], environment: Mapping[str, str]) -> dict[str, str
             lines += [f"Environment={quoted(f'{name}={environment[name]}')}"
                       for name in HANDED_ON if environment.get(name)]
         lines.append(line)
-    return {SERVICE: "\n".join(lines) + "\n", SOCKET: (HERE / SOCKET).read_text()}
+    return {SERVICE: "\n".join(lines) + "\n", SOCKET: _socket_unit(environment)}
+
+
+def _socket_unit(environment: Mapping[str, str]) -> str:
+    usual = f"ListenStream=%h/.local/state/rrd/{paths.SPARE}\n"
+    text = (HERE / SOCKET).read_text()
+    base = environment.get("XDG_STATE_HOME", "")
+    if not os.path.isabs(base):
+        return text
+    path = os.path.join(base, "rrd", paths.SPARE)
+    fits = len(os.fsencode(path)) <= paths.MAX_SOCKET_PATH
+    return text.replace(usual, f"ListenStream={path.replace('%', '%%')}\n" if fits else "")
 
 
 def quoted(word: str) -> str:
@@ -76,12 +89,14 @@ def installed() -> bool:
 def listening(path: Path) -> bool:
     """systemd holds this control socket: it starts the daemon when somebody connects."""
     found = _properties(SOCKET, "ActiveState", "Listen")
-    return found.get("ActiveState") == "active" and found.get("Listen", "").startswith(f"{path} ")
+    listens = [value for name, value in found if name == "Listen"]  # one line a socket
+    return ("ActiveState", "active") in found and any(value.startswith(f"{path} ") for value in listens)
 
 
 def running() -> bool:
     """The daemon runs as a service, or is about to."""
-    return _properties(SERVICE, "ActiveState").get("ActiveState") not in (None, "inactive", "failed")
+    states = [value for name, value in _properties(SERVICE, "ActiveState") if name == "ActiveState"]
+    return any(state not in ("inactive", "failed") for state in states)
 
 
 def install(words: Sequence[str]) -> list[Path]:
@@ -127,16 +142,17 @@ def uninstall() -> list[Path]:
     return found
 
 
-def _properties(unit: str, *names: str) -> dict[str, str]:
-    """What systemd says of a unit; nothing where there is no user manager."""
+def _properties(unit: str, *names: str) -> list[tuple[str, str]]:
+    """What systemd says of a unit, (name, value); nothing where there is no user manager."""
     if not shutil.which("systemctl"):
-        return {}
+        return []
     try:
         asked = subprocess.run(["systemctl", "--user", "show", f"--property={','.join(names)}", unit], check=False,
                                timeout=DEADLINE_S, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired):
-        return {}
-    return dict(line.split("=", 1) for line in asked.stdout.splitlines() if "=" in line)
+        return []
+    lines = (line.partition("=") for line in asked.stdout.splitlines())
+    return [(name, value) for name, equals, value in lines if equals]
 
 
 def _manager() -> None:

@@ -80,13 +80,12 @@ def finding(check: str, level: str, message: str, fix: str = "") -> dict[str, An
 
 def _directories(runtime: Path, state: Path, environment: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     if not environment.get("XDG_RUNTIME_DIR"):
-        yield finding("runtime dir", "warning", f"XDG_RUNTIME_DIR is not set: {runtime} is used",
-                      "programs and rrd must agree on it: set it in both, or in neither")
+        yield finding("runtime dir", "ok", f"XDG_RUNTIME_DIR is not set: {runtime} is used, or the socket in {state}")
     for name, path in (("runtime dir", runtime), ("state dir", state)):
         yield from _private(name, path, 0o700)
-    socket = runtime / "control.sock"
-    if socket.exists():
-        yield from _private("socket", socket, 0o600)
+    for socket in (runtime / "control.sock", state / paths.SPARE):
+        if socket.exists():
+            yield from _private("socket", socket, 0o600)
     try:
         paths.socket_path()
     except paths.PathError as error:

@@ -53,7 +53,7 @@ def test_the_keeper_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as keeper:
         keeper.bind("notify")
-        notifier = Notifier("notify")
+        notifier = Notifier.of({}, "notify")
         read, write = os.pipe()
         os.write(write, b"through")
         notifier.store("stream-a", read)
@@ -69,5 +69,15 @@ def test_the_keeper_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     notifier._socket.close()  # type: ignore[union-attr]
 
 
+def test_our_own_keeper_is_told_on_what_it_handed_down() -> None:
+    """Whatever NOTIFY_SOCKET says: that is for whoever runs the keeper."""
+    ours, handed = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notifier = Notifier.of({"notify": handed.detach()}, "/does/not/exist")
+    notifier.tell("READY=1")
+    assert ours.recv(1000) == b"READY=1"
+    ours.close()
+    notifier._socket.close()  # type: ignore[union-attr]
+
+
 def test_nobody_is_told() -> None:
-    Notifier("").tell("READY=1")
+    Notifier.of({}, "").tell("READY=1")

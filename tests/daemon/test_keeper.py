@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from daemon import descriptors
+from daemon import descriptors, paths
 from daemon.keeper import BACKOFF_READY_S, BACKOFF_S, EXIT_CONFIG, QUICK_DEATH_S, Keeper
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
 
@@ -22,8 +22,8 @@ from daemon import descriptors, keeper
 
 class Paper(keeper.Keeper):
     def _become_daemon(self, alive_read):
-        environment = descriptors.bequeath([*self.held.items(), ("alive", alive_read)], os.environ)
-        environment["NOTIFY_SOCKET"] = os.fspath(self._notify_path)
+        handed = [*self.held.items(), ("alive", alive_read), ("notify", self._voice.fileno())]
+        environment = descriptors.bequeath(handed, os.environ)
         os.execve(sys.executable, [sys.executable, "-c", sys.argv[1]], environment)
 
 one = Paper([])
@@ -40,7 +40,7 @@ names = os.environ["LISTEN_FDNAMES"].split(":")
 with open("starts", "a") as file:
     file.write(",".join(names) + "\\n")
 starts = len(open("starts").readlines())
-notifier = descriptors.Notifier(os.environ["NOTIFY_SOCKET"])
+notifier = descriptors.Notifier.of(dict(descriptors.inherited(dict(os.environ))), "")
 """
 
 
@@ -88,7 +88,8 @@ notifier.remove("stream-a") if starts == 2 else None
 sys.exit(1 if starts < 3 else 0)
 """)
     assert one.wait(DEADLINE_S) == 0
-    assert starts(home) == ["lock,control,alive", "lock,control,stream-a,alive", "lock,control,alive"]
+    usual, more = "lock,control,spare,alive,notify", "lock,control,spare,stream-a,alive,notify"
+    assert starts(home) == [usual, more, usual]
 
 
 def test_bad_settings_cost_no_stream(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
@@ -133,12 +134,12 @@ class TestOne:
         other = Keeper([])
         assert not other.lock()
         os.close(other.held.pop(descriptors.LOCK))
-        assert (keeper.runtime / "keeper.lock").read_text() == f"{os.getpid()}\n"
+        assert paths.keeper_lock_path().read_text() == f"{os.getpid()}\n"
 
     def test_what_daemons_say(self, keeper: Keeper, tmp_path: Path) -> None:
         keeper.listen()
         with keeper._notify:
-            notifier = descriptors.Notifier(str(keeper._notify_path))
+            notifier = descriptors.Notifier(keeper._voice)
             read, write = os.pipe()
 
             def tell(*lines: str, fds: tuple[int, ...] = ()) -> set[str]:
@@ -191,7 +192,7 @@ class TestOne:
     def test_ready_is_what_the_child_says(self, keeper: Keeper) -> None:
         keeper.listen()
         with keeper._notify:
-            notifier = descriptors.Notifier(str(keeper._notify_path))
+            notifier = descriptors.Notifier(keeper._voice)
             notifier.tell("STATUS=beginning")
             keeper._notified()
             assert keeper._ready_at is None

@@ -1,8 +1,11 @@
-"""Where a daemon lives: two of them apart, and one where the session has no runtime directory."""
+"""Where a daemon lives: two of them apart, and one for all sessions of its user."""
 
 from __future__ import annotations
 
+import copy
+import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -10,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -62,7 +66,7 @@ def test_no_runtime_directory(home: Home) -> None:
     home.env["TMPDIR"] = str(temporary)
     home.cli("daemon", "start")
     private = temporary / f"rrd-{os.getuid()}"
-    keeper = int((private / "keeper.lock").read_text())
+    keeper = int((home.path / ".local" / "state" / "rrd" / "keeper.lock").read_text())
     try:
         assert stat.S_IMODE(private.stat().st_mode) == 0o700
         assert stat.S_IMODE((private / "control.sock").stat().st_mode) == 0o600
@@ -100,20 +104,91 @@ log(0, 20)
     assert rows(home.path / "theirs.rrd") == list(range(20))
 
 
-def test_one_spool_has_one_daemon(home: Home, verify) -> None:
-    """A session with another runtime directory, or none, must not take a live daemon's streams for dead ones."""
-    home.cli("daemon", "start")
+@pytest.fixture
+def cron(home: Home) -> Home:
+    """The same user's other session, with a runtime directory of its own: only the recordings are the same."""
     elsewhere = home.path / "elsewhere"
-    elsewhere.mkdir()
+    elsewhere.mkdir(mode=0o700)
+    session = copy.copy(home)
+    session.env = {**home.env, "XDG_RUNTIME_DIR": str(elsewhere)}
+    return session
+
+
+def test_one_daemon_for_all_sessions(home: Home, cron: Home, verify) -> None:
+    """Commands and programs of cron, or of a user who came by su, meet the daemon that has the recordings."""
+    home.cli("daemon", "start")
+    pid = home.daemon_pid()
     with Logging(home, "robot", rows=100000, pause=0.01) as program:
         program.wait_row(20)
-        refused = home.cli("ls", check=False, env={**home.env, "XDG_RUNTIME_DIR": str(elsewhere)})
-        assert refused.returncode == 3
-        assert f"another daemon (pid {home.daemon_pid()}, {home.socket}) has the recordings in" in refused.stderr
-        assert [one["state"] for one in home.recordings()] == ["live"]
-        os.kill(home.daemon_pid(), signal.SIGKILL)  # its successor has the lock at once
-        wait_for(lambda: [one["state"] for one in home.recordings()] == ["live"], "the successor")
-    home.cli("save", "all.rrd", "--wait")
+        assert "robot" in cron.cli("ls").stdout
+        assert str(pid) in cron.cli("daemon", "status").stdout
+        run(cron, Path(sys.executable), SAVES, "job")
+        assert rows(home.path / "job.rrd") == list(range(20))
+        os.kill(pid, signal.SIGKILL)  # its successor has the locks, and both sockets
+        wait_for(lambda: home.daemon_pid() != pid, "the successor")
+        assert cron.cli("save", "all.rrd", "robot").returncode == 0
+    ended(home)
     verify(home.path / "all.rrd")
     found = frames(home.path / "all.rrd")
     assert found == list(range(len(found)))
+    assert not list((home.path / "elsewhere").iterdir()), "no other daemon was tried"
+    cron.cli("daemon", "stop")
+    assert not home.keeper_pid()
+    assert not home.socket.exists()
+    assert not (home.path / "s" / "rrd" / "daemon.sock").exists()
+
+
+def test_the_last_session_ends(home: Home, verify) -> None:
+    """logind removes the runtime directory at the user's last logout. A program that runs on stays recorded, whatever
+    dies, and who logs in again finds everything.
+    """
+    source = Path(sys.executable)
+    with Program(home, source, """
+rr.init("night", recording_id="night")
+assert rrd.save("night.rrd")
+for begin in range(0, 400, 100):
+    log(begin, begin + 100)
+    assert rrd.flush()
+    say(begin)
+    wait_for_test()
+""") as program:
+        assert program.line() == "0"
+        shutil.rmtree(home.path / "r")
+        program.go_on()
+        assert program.line() == "100"
+        pid = home_status(home)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        program.go_on()
+        assert program.line() == "200"
+        (home.path / "r").mkdir(mode=0o700)  # logged in again
+        assert home_status(home)["pid"] != pid
+        run(home, source, SAVES, "morning")
+        assert rows(home.path / "morning.rrd") == list(range(20))
+        keeper = home.keeper_pid()
+        os.kill(keeper, signal.SIGKILL)  # the daemon becomes a keeper, which listens where the session is now
+        wait_for(lambda: home.keeper_pid() not in (0, keeper) and home.socket.exists(), "another keeper")
+        program.go_on()
+        assert program.line() == "300"
+        program.go_on()
+        assert warnings(program.finish()) == []
+    wait_for(lambda: all(one["state"] != "live" for one in json.loads(home.cli("ls", "--json").stdout)), "its end")
+    assert rows(home.path / "night.rrd") == list(range(400))
+    verify(home.path / "night.rrd")
+
+
+def test_two_sessions_start_it_at_once(home: Home, cron: Home) -> None:
+    """One keeper, and both are served: whoever loses finds the other's socket beside the recordings."""
+    for _ in range(3):
+        callers = [subprocess.Popen([sys.executable, "-m", "rrd_cli", "status", "--json"], env=one.env, cwd=home.path,
+                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                   for one in (home, cron, home, cron)]
+        answers = [caller.communicate(timeout=60) for caller in callers]
+        assert [caller.returncode for caller in callers] == [0] * 4, answers
+        assert len({json.loads(out)["daemon"]["pid"] for out, _ in answers}) == 1
+        home.cli("daemon", "stop")
+        wait_for(lambda: not home.keeper_pid(), "the keeper's end")
+
+
+def home_status(home: Home) -> dict[str, Any]:
+    """What `rrd status --json` says of the daemon."""
+    return json.loads(home.cli("status", "--json").stdout)["daemon"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -611,6 +612,37 @@ def test_keeper_and_daemon_killed_for_good(daemon: Home, command: list[str], tmp
     daemon.cli("daemon", "start")
     wait_for(lambda: settled(daemon, 1), "the file")
     assert rows(daemon.path / "run.rrd") == list(range(4500))
+
+
+def test_of_another_session(daemon: Home, command: list[str], tmp_path: Path) -> None:
+    """cron, su, the next login: another runtime directory, the same recordings, and so the same daemon."""
+    absent = {"RRD_DAEMON": str(tmp_path / "rrd-daemon"), "XDG_RUNTIME_DIR": str(tmp_path)}
+    with Driver(daemon, command, **absent) as program:
+        program.ok("save run.rrd")
+        program.ok("log 100")
+        os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        program.ok("log 100")
+        program.ok("flush")
+        assert program.finish() == ""
+    wait_for(lambda: settled(daemon, 1), "the file")
+    assert rows(daemon.path / "run.rrd") == list(range(200))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_runtime_directory_goes_away(daemon: Home, command: list[str], tmp_path: Path) -> None:
+    """At the user's last logout. Who dies afterwards is found again beside the recordings."""
+    with Driver(daemon, command, RRD_DAEMON=str(tmp_path / "rrd-daemon")) as program:
+        program.ok("save run.rrd")
+        program.ok("log 100")
+        pid = daemon.daemon_pid()
+        shutil.rmtree(daemon.path / "r")
+        os.kill(pid, signal.SIGKILL)
+        program.ok("log 2000 1000")
+        program.ok("flush")
+        assert program.finish() == ""
+    daemon.cli("save", "again.rrd", "--wait")
+    for name in ("run.rrd", "again.rrd"):
+        assert rows(daemon.path / name) == list(range(2100))
 
 
 def test_daemon_stopped_on_purpose(daemon: Home, command: list[str]) -> None:

@@ -252,6 +252,12 @@ def test_a_real_manager_keeps_the_daemon(user_manager, verify, tmp_path):
     assert property_of(home, "rrd.service", "ActiveState") == "inactive"  # asking did not start it
     assert len(home.recordings()) == 1  # a verb did: the socket is still there
 
+    home.cli("daemon", "stop")
+    assert property_of(home, "rrd.service", "ActiveState") == "inactive"
+    job = {name: value for name, value in home.env.items() if name != "XDG_RUNTIME_DIR"} | {"TMPDIR": str(tmp_path)}
+    assert "serviced" in home.cli("ls", env=job).stdout, "of cron, without a runtime directory"
+    assert property_of(home, "rrd.service", "ActiveState") == "active"
+
     removed = home.cli("daemon", "uninstall").stdout
     assert f"removed {home.path}/c/systemd/user/rrd.service" in removed
     assert property_of(home, "rrd.service", "LoadState") == "not-found"

@@ -88,6 +88,38 @@ def test_a_socket_that_nobody_listens_on_is_no_daemon(keeper):
         start.connect()
 
 
+def test_the_daemon_of_another_session(fake, private, monkeypatch):
+    """Found beside the recordings, when nobody listens in this session's directory."""
+    paths.make_private(paths.state_dir())
+    os.link(paths.socket_path(), paths.spare_socket_path())
+    other = private / "other"
+    other.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(other))
+    start.connect().close()
+    start.connect_or_start().close()
+    assert not list(other.iterdir()), "none is started here"
+    monkeypatch.setenv("XDG_STATE_HOME", str(private / ("x" * 100)))
+    with pytest.raises(FileNotFoundError):
+        start.connect()
+
+
+def test_a_keeper_that_leaves_the_field_to_another(private, monkeypatch):
+    """It ends at once, and the other one's socket is there a moment later."""
+    paths.make_private(paths.state_dir())
+    other = f"""
+import os, pathlib, socket, sys, time
+if os.fork():
+    sys.exit(0)
+time.sleep(0.3)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind({str(paths.spare_socket_path())!r})
+listener.listen()
+listener.accept()
+"""
+    monkeypatch.setattr(start, "keeper_command", lambda: [sys.executable, "-c", other])
+    start.connect_or_start().close()
+
+
 def test_a_daemon_that_dies_as_it_starts_says_why(keeper):
     keeper.use("dies")
     with pytest.raises(NoDaemonError, match=r"ended as it started \(exit status 1\): no luck today") as caught:

@@ -530,7 +530,8 @@ namespace rrd {
             return "/tmp/rrd-" + std::to_string(::getuid());
         }
 
-        /// Directory of the daemon's own log.
+        /// Directory of the recordings, the daemon's own log, the keeper's lock and a second socket: a runtime directory is
+        /// a login session's, and programs of another (cron, su) find the daemon here.
         inline std::string state_dir() {
             const std::string base = variable("XDG_STATE_HOME");
             return (!base.empty() && base[0] == '/' ? base : variable("HOME") + "/.local/state") + "/rrd";
@@ -560,18 +561,13 @@ namespace rrd {
         // -----------------------------------------------------------------------------------------------------------
         // A connection to the daemon, which is started if it is not there
 
-        /// Connect to the daemon if it is there; an empty descriptor if nobody listens.
-        inline Result<Descriptor> dial() {
-            const std::string path = runtime_dir() + "/control.sock";
+        /// The longest path that a socket may have: sun_path holds a final NUL, too (unix(7)).
+        inline constexpr std::size_t MAX_SOCKET_PATH = sizeof(sockaddr_un::sun_path) - 1;
+
+        /// Connect to a daemon at this path, which is short enough; an empty descriptor if nobody listens.
+        inline Result<Descriptor> dial(const std::string& path) {
             sockaddr_un address{};
             address.sun_family = AF_UNIX;
-            if (path.size() >= sizeof address.sun_path) {
-                return unavailable(
-                    "socket path is " + std::to_string(path.size()) + " bytes long, at most " +
-                        std::to_string(sizeof address.sun_path - 1) + " are possible: " + path,
-                    "set XDG_RUNTIME_DIR to a shorter directory"
-                );
-            }
             std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
             Descriptor socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
             if (!socket || ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
@@ -589,6 +585,22 @@ namespace rrd {
             const timeval limit{HELLO_TIMEOUT.count(), 0};
             ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
             return socket;
+        }
+
+        /// Connect to the daemon if it is there, at the session's socket or else at the one beside the recordings; an empty
+        /// descriptor if nobody listens.
+        inline Result<Descriptor> dial() {
+            const std::string usual = runtime_dir() + "/control.sock";
+            if (usual.size() > MAX_SOCKET_PATH) {
+                return unavailable(
+                    "socket path is " + std::to_string(usual.size()) + " bytes long, at most " +
+                        std::to_string(MAX_SOCKET_PATH) + " are possible: " + usual,
+                    "set XDG_RUNTIME_DIR to a shorter directory"
+                );
+            }
+            auto found = dial(usual);
+            const std::string spare = state_dir() + "/daemon.sock";
+            return found.is_err() || found.value || spare.size() > MAX_SOCKET_PATH ? std::move(found) : dial(spare);
         }
 
         /// $RRD_DAEMON, else rrd-daemon on PATH.
@@ -886,12 +898,16 @@ namespace rrd {
         /// Move what is in the pipes to their logs, if nobody else can. Returns the number of bytes moved.
         inline std::size_t spill(const Streams& streams) {
             const auto waits = [](const auto& stream) { return stream->pipe->unread() > 0; };
-            if (std::none_of(streams.begin(), streams.end(), waits)) {
+            const auto waiting = std::find_if(streams.begin(), streams.end(), waits);
+            if (waiting == streams.end()) {
                 return 0;
             }
+            // The keeper is the one of the log's spool, whatever session it is of: .../spool/<stream>.rrd
+            const std::string& log = (*waiting)->log;
+            const std::string state = log.substr(0, log.rfind('/', log.rfind('/') - 1));
             std::vector<Descriptor> locks;
-            for (const char* name : {"/start.lock", "/keeper.lock"}) {
-                locks.emplace_back(::open((runtime_dir() + name).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+            for (const std::string& path : {runtime_dir() + "/start.lock", state + "/keeper.lock"}) {
+                locks.emplace_back(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
                 if (!locks.back() || ::flock(locks.back().get(), LOCK_EX | LOCK_NB) != 0) {
                     return 0;
                 }

@@ -1,6 +1,6 @@
 """Find the daemon; start it when nobody listens.
 
-    dial ── works ──────────────────────────────────────────────> socket
+    dial ── works, here or beside the recordings ───────────────> socket
       └── nobody listens ── lock start.lock ── dial again ── spawn, dial until it works ──> socket
 
 Rules: one winner starts it, the losers wait for it and get what it started; the daemon is nobody's child (a program's
@@ -50,8 +50,13 @@ def connect(*, start: bool, spawn: Spawn | None = None) -> socket.socket:
 
 
 def _dial() -> socket.socket | None:
-    """Connect; None if nobody listens."""
-    path = _paths.socket_path()
+    """Connect to the session's socket, else to the one beside the recordings; None if nobody listens."""
+    found = _connect(_paths.socket_path())
+    spare = _paths.spare_socket_path()
+    return found if found is not None or spare is None else _connect(spare)
+
+
+def _connect(path: str) -> socket.socket | None:
     try:
         owner = os.lstat(os.path.dirname(path)).st_uid
     except FileNotFoundError:

@@ -47,6 +47,15 @@ def socket_path() -> str:
     return path
 
 
+def spare_socket_path() -> str | None:
+    """Path of the second socket, beside the recordings; None if it would be longer than a socket's may be.
+
+    A runtime directory is a login session's: programs of another (cron, su) find the daemon there.
+    """
+    path = os.path.join(state_dir(), "daemon.sock")
+    return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None
+
+
 def make_private(path: str) -> str:
     """Make a directory that only its owner can enter, or check that it is one.
 

@@ -434,7 +434,7 @@ class Session:
         if not any(_spill.unread(pipe.read_end) for pipe in pipes):
             return False
         until = time.monotonic() + SPILL_SLICE
-        with _spill.nobody_home() as alone:
+        with _spill.nobody_home(pipes[0].log) as alone:
             if not alone:
                 return False
             spill = _spill.Spill(pipes)
@@ -452,7 +452,8 @@ class Session:
 
     def at_exit(self) -> None:
         """Runs before Rerun's own flush. Does nothing while there is a daemon: it gets what Rerun flushes."""
-        if os.getpid() != self.pid or not self.streams:
+        pipes = self._pipes()
+        if os.getpid() != self.pid or not pipes:
             return
         connection = self._connection
         if connection is not None and not connection.hung_up():
@@ -465,7 +466,7 @@ class Session:
                     return
                 except Unreachable:
                     pass
-                with _spill.nobody_home() as alone:
+                with _spill.nobody_home(pipes[0].log) as alone:
                     if alone:
                         self._spill_all()
                         return

@@ -2,9 +2,9 @@
 
 A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
 
-Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs; a log
-is never made, only continued; what cannot be written is dropped only when the program would hang otherwise, and then
-counted.
+Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs (it
+lies beside the logs, whatever session keeper and program are of); a log is never made, only continued; what cannot be
+written is dropped only when the program would hang otherwise, and then counted.
 """
 
 from __future__ import annotations
@@ -32,16 +32,23 @@ class Pipe(NamedTuple):
 
 
 @contextlib.contextmanager
-def nobody_home() -> Iterator[bool]:
+def nobody_home(log: str) -> Iterator[bool]:
     """Hold the keeper's lock, and the one that is held while a daemon is being started: whoever wants to waits.
+
+    Args:
+        log: One of the logs: the keeper is the one of its spool.
 
     Yields:
         False, with nothing held, if somebody else has either: then a keeper is alive, or will be.
     """
+    state = os.path.dirname(os.path.dirname(log))  # .../spool/<stream>.rrd
+    wanted = [os.path.join(_paths.runtime_dir(), "start.lock")]
+    if os.path.isdir(state):  # not in a container that sees no more than the socket; there no log can be written either
+        wanted.append(os.path.join(state, "keeper.lock"))
     with contextlib.ExitStack() as locks:
         try:
-            for name in ("start.lock", "keeper.lock"):
-                lock = os.open(os.path.join(_paths.runtime_dir(), name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            for path in wanted:
+                lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 locks.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The keeper writes its process id there, and that is not ours.

@@ -6,7 +6,6 @@ use std::env;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -26,7 +25,7 @@ pub fn runtime_dir() -> PathBuf {
 /// Path of the control socket.
 pub fn socket_path() -> Result<PathBuf, Error> {
     let path = runtime_dir().join("control.sock");
-    let length = path.as_os_str().as_bytes().len();
+    let length = path.as_os_str().len();
     if length > MAX_SOCKET_PATH {
         return Err(Error::unavailable(
             format!("socket path is {length} bytes long, at most {MAX_SOCKET_PATH} are possible: {}", path.display()),
@@ -36,11 +35,22 @@ pub fn socket_path() -> Result<PathBuf, Error> {
     Ok(path)
 }
 
+/// Path of the second control socket, beside the recordings; `None` if it would be longer than a socket's may be.
+///
+/// A runtime directory is a login session's: programs of another (cron, su) find the daemon there.
+pub fn spare_socket_path() -> Option<PathBuf> {
+    Some(state_dir().join("daemon.sock")).filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH)
+}
+
 /// Path of the daemon's own log (text): where a daemon that this process starts writes to.
 pub fn daemon_log_path() -> PathBuf {
+    state_dir().join("daemon.log")
+}
+
+fn state_dir() -> PathBuf {
     let base = set("XDG_STATE_HOME").map(PathBuf::from).filter(|base| base.is_absolute());
     let base = base.unwrap_or_else(|| PathBuf::from(set("HOME").unwrap_or_else(|| "/".into())).join(".local/state"));
-    base.join("rrd/daemon.log")
+    base.join("rrd")
 }
 
 /// Make a directory that only its owner can enter, or check that it is one.

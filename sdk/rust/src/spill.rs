@@ -2,12 +2,14 @@
 //!
 //! A log is a verbatim stream, so the next daemon finds everything where it looks for it, and goes on behind it.
 //!
-//! Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs,
-//! and with the one under which a daemon is started, so that whoever wants to start one waits; a log is never made, only continued; what a log does not take stays in its pipe.
+//! Rules: only with the keeper's own lock in hand, which proves that nobody else reads the pipes or writes the logs (it
+//! lies beside the logs, whatever session keeper and program are of), and with the one under which a daemon is started, so
+//! that whoever wants to start one waits; a log is never made, only continued; what a log does not take stays in its pipe.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +24,8 @@ const PIECE: usize = 1 << 16;
 
 /// Move what is in the pipes to their logs, if nobody else can. Returns the number of bytes moved.
 pub fn spill(streams: &[Arc<Stream>]) -> u64 {
-    if !streams.iter().any(|stream| stream.pipe.unread() > 0) {
-        return 0;
-    }
-    let Some(_locks) = nobody_home() else { return 0 };
+    let Some(waiting) = streams.iter().find(|stream| stream.pipe.unread() > 0) else { return 0 };
+    let Some(_locks) = nobody_home(&waiting.log) else { return 0 };
     let until = Instant::now() + SLICE;
     let mut logs: Vec<_> = streams.iter().filter_map(|stream| Some((stream, log_of(stream)?))).collect();
     let mut total = 0;
@@ -48,15 +48,15 @@ pub fn spill(streams: &[Arc<Stream>]) -> u64 {
     }
 }
 
-/// The locks of starting and of keeping a daemon, if nobody has either.
-fn nobody_home() -> Option<[File; 2]> {
-    let locked = |name| {
-        let path = paths::runtime_dir().join(name);
+/// The locks of starting and of keeping a daemon, if nobody has either; the keeper is the one of a log's spool.
+fn nobody_home(log: &Path) -> Option<[File; 2]> {
+    let locked = |path: PathBuf| {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path).ok()?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
         Some(file)
     };
-    let (start, keeper) = (locked("start.lock")?, locked("keeper.lock")?);
+    let start = locked(paths::runtime_dir().join("start.lock"))?;
+    let keeper = locked(log.ancestors().nth(2)?.join("keeper.lock"))?; // .../spool/<stream>.rrd
     // A keeper writes its process id there, and that is not ours.
     keeper.set_len(0).ok()?;
     Some([start, keeper])

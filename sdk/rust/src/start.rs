@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -27,10 +27,17 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 const GONE_GRACE: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 
-/// Connect to the daemon if it is there.
+/// Connect to the daemon if it is there: at the session's socket, else at the one beside the recordings.
 pub fn connect() -> Result<Option<UnixStream>, Error> {
-    let path = paths::socket_path()?;
-    match UnixStream::connect(&path) {
+    let found = connect_at(&paths::socket_path()?)?;
+    match paths::spare_socket_path() {
+        Some(spare) if found.is_none() => connect_at(&spare),
+        _ => Ok(found),
+    }
+}
+
+fn connect_at(path: &Path) -> Result<Option<UnixStream>, Error> {
+    match UnixStream::connect(path) {
         Ok(socket) => match rustix::net::sockopt::socket_peercred(&socket) {
             Ok(peer) if peer.uid != rustix::process::getuid() => Err(Error::unavailable(
                 format!("the daemon's socket belongs to uid {}, not to you", peer.uid.as_raw()),

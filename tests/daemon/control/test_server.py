@@ -26,7 +26,7 @@ class Here:
         self.listener.listen()
         self.listener.setblocking(False)
         self.path = path
-        self.server = Server(None, self.listener)  # type: ignore[arg-type] - no verb here looks at it
+        self.server = Server(None, [self.listener])  # type: ignore[arg-type] - no verb here looks at it
         self.got: list[tuple[str, list[int], bytes]] = []
         self.clients: list[Client] = []
         self.hold = trio.Event()

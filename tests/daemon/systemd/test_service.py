@@ -27,7 +27,7 @@ async def test_feeding_ends_with_its_scope(autojump_clock, monkeypatch):
     import trio
 
     told = []
-    notifier = descriptors.Notifier("")
+    notifier = descriptors.Notifier(None)
     monkeypatch.setattr(notifier, "tell", lambda *lines: told.append(lines))
     with trio.move_on_after(10.5):
         await service.feed_watchdog(notifier, 1.0)
@@ -52,7 +52,7 @@ def test_the_journal_is_known_by_device_and_inode(tmp_path):
 
 
 def test_there_is_one_daemon(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(service, "LOCK_PATIENCE_S", 0.1)
     first = service.be_the_only_one()
     with pytest.raises(BlockingIOError, match=f"another daemon runs here .pid {os.getpid()}"):

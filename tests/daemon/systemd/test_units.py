@@ -54,6 +54,18 @@ def test_a_users_service_names_interpreter_and_directories():
     assert len([line for line in lines if line.startswith("ExecStart=")]) == 1
 
 
+@pytest.mark.parametrize(("state", "listens"), [
+    ("", ["%t/rrd/control.sock", "%h/.local/state/rrd/daemon.sock"]),
+    ("relative", ["%t/rrd/control.sock", "%h/.local/state/rrd/daemon.sock"]),
+    ("/my 50% state", ["%t/rrd/control.sock", "/my 50%% state/rrd/daemon.sock"]),
+    ("/" + 95 * "x", ["%t/rrd/control.sock"]),
+])
+def test_where_systemd_listens(state, listens):
+    """In the session's directory, and beside the recordings, where that is not too long for a socket."""
+    text = units.texts(units.command(), {"XDG_STATE_HOME": state})[units.SOCKET]
+    assert re.findall("^ListenStream=(.*)$", text, re.MULTILINE) == listens
+
+
 @pytest.mark.parametrize(("word", "expected"), [
     ("plain", "plain"), ("50%", "50%%"), ("$x", "$$x"), ('a "b"', '"a \\"b\\""'), ("a\\b", '"a\\\\b"'), ("", '""')])
 def test_quoting(word, expected):
@@ -130,6 +142,7 @@ def test_without_systemd(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("answer", "listening", "running"), [
     ("ActiveState=active\nListen=/run/x/control.sock (Stream)", True, True),
     ("ActiveState=active\nListen=/run/y/control.sock (Stream)", False, True),
+    ("Listen=/run/x/control.sock (Stream)\nListen=/state/daemon.sock (Stream)\nActiveState=active", True, True),
     ("ActiveState=inactive\nListen=/run/x/control.sock (Stream)", False, False),
     ("ActiveState=failed", False, False),
     ("ActiveState=activating", False, True),

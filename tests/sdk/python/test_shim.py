@@ -146,6 +146,7 @@ def test_stands_on_its_own() -> None:
     {"XDG_RUNTIME_DIR": "/tmp", "XDG_STATE_HOME": "/tmp/state"},
     {"XDG_RUNTIME_DIR": "/does/not/exist", "XDG_STATE_HOME": "relative"},
     {"XDG_RUNTIME_DIR": "", "XDG_STATE_HOME": ""},
+    {"XDG_STATE_HOME": "/" + 100 * "long"},
 ])
 def test_same_places_as_the_daemon(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
@@ -155,6 +156,7 @@ def test_same_places_as_the_daemon(variables: dict[str, str], monkeypatch: pytes
     assert _paths.runtime_dir() == str(paths.runtime_dir())
     assert _paths.state_dir() == str(paths.state_dir())
     assert _paths.socket_path() == str(paths.socket_path())
+    assert str(_paths.spare_socket_path()) == str(paths.spare_socket_path())
     assert _paths.MAX_SOCKET_PATH == paths.MAX_SOCKET_PATH
 
 
@@ -207,6 +209,24 @@ def test_nobody_listens(runtime: Path) -> None:
     left = socket.socket(socket.AF_UNIX)
     left.bind(str(runtime / "control.sock"))
     left.close()
+    with pytest.raises(Unreachable) as caught:
+        _launch.connect(start=False)
+    assert caught.value.nobody
+
+
+def test_the_daemon_of_another_session(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found beside the recordings. The session's own is preferred, and the spare one's path may be too long."""
+    server = Server(runtime / "daemon.sock", polite)
+    (tmp_path / "rrd").mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    _launch.connect(start=False).close()
+    own = Server(tmp_path / "rrd" / "control.sock", polite)
+    peer = _launch.connect(start=False)
+    assert peer.getpeername() == str(tmp_path / "rrd" / "control.sock")
+    peer.close()
+    for one in (server, own):
+        one.close()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / (100 * "x")))
     with pytest.raises(Unreachable) as caught:
         _launch.connect(start=False)
     assert caught.value.nobody
@@ -401,19 +421,31 @@ def test_nonsense_ends_it(serve: Callable[..., Server]) -> None:
 # -- without it -----------------------------------------------------------------------------------------------------
 
 
-def test_locks_are_held_together(runtime: Path) -> None:
-    with _spill.nobody_home() as alone:
+def test_locks_are_held_together(runtime: Path, tmp_path: Path) -> None:
+    """Of starting in this session, and of keeping the log's spool."""
+    log = str(tmp_path / "spool" / "log.rrd")
+    files = (runtime / "start.lock", tmp_path / "keeper.lock")
+    with _spill.nobody_home(log) as alone:
         assert alone
-        for name in ("start.lock", "keeper.lock"):
-            with open(runtime / name) as file, pytest.raises(BlockingIOError):
+        for path in files:
+            with open(path) as file, pytest.raises(BlockingIOError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with _spill.nobody_home() as again:
+        with _spill.nobody_home(log) as again:
             assert not again
-    for name in ("start.lock", "keeper.lock"):
-        with open(runtime / name) as file:
+    for path in files:
+        with open(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with _spill.nobody_home() as alone:
+            with _spill.nobody_home(log) as alone:
                 assert not alone
+
+
+def test_in_a_container_that_does_not_see_the_spool(runtime: Path) -> None:
+    with _spill.nobody_home("/does/not/exist/spool/log.rrd") as alone:
+        assert alone
+    with open(runtime / "start.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _spill.nobody_home("/does/not/exist/spool/log.rrd") as alone:
+            assert not alone
 
 
 def test_spill_continues_a_log(tmp_path: Path) -> None:
