@@ -78,11 +78,15 @@ class Keeper:
 
     def listen(self) -> None:
         """Have the control sockets, so that clients can wait for the daemon."""
-        usual = paths.socket_path()
-        if descriptors.CONTROL in self.held and not usual.exists():
-            os.close(self.held.pop(descriptors.CONTROL))  # its session has ended since
-        if descriptors.CONTROL not in self.held:
-            self.held[descriptors.CONTROL] = _listen(usual)
+        old = self.held.get(descriptors.CONTROL)
+        if old is None:
+            self.held[descriptors.CONTROL] = _listen(paths.socket_path())
+        else:
+            with contextlib.suppress(paths.PathError, OSError):  # the old one must do then: there are pipes to be held
+                usual = paths.socket_path()
+                if not usual.exists():  # its session has ended since
+                    self.held[descriptors.CONTROL] = _listen(usual)
+                    os.close(old)
         spare = paths.spare_socket_path()
         if descriptors.SPARE not in self.held and spare is not None:
             try:

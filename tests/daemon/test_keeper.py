@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,6 +136,31 @@ class TestOne:
         assert not other.lock()
         os.close(other.held.pop(descriptors.LOCK))
         assert paths.keeper_lock_path().read_text() == f"{os.getpid()}\n"
+
+    def test_a_session_that_has_ended(self, home: Home, keeper: Keeper) -> None:
+        """The next keeper listens where the session is now, if it can; the pipes are held in any case."""
+        keeper.listen()
+        keeper._notify.close()
+        keeper._voice.close()
+        spare = home.path / "s" / "rrd" / "daemon.sock"
+        assert spare.stat().st_mode & 0o777 == 0o600
+
+        def again() -> int:
+            keeper.listen()
+            keeper._notify.close()
+            keeper._voice.close()
+            return keeper.held[descriptors.CONTROL]
+
+        before = keeper.held[descriptors.CONTROL]
+        assert again() == before
+        shutil.rmtree(home.path / "r" / "rrd")
+        (home.path / "r" / "rrd").touch()
+        assert again() == before, "there is nowhere to listen"
+        (home.path / "r" / "rrd").unlink()
+        again()
+        for path in (home.socket, spare):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(path))
 
     def test_what_daemons_say(self, keeper: Keeper, tmp_path: Path) -> None:
         keeper.listen()

@@ -56,7 +56,8 @@ fn nobody_home(log: &Path) -> Option<[File; 2]> {
         Some(file)
     };
     let start = locked(paths::runtime_dir().join("start.lock"))?;
-    let keeper = locked(log.ancestors().nth(2)?.join("keeper.lock"))?; // .../spool/<stream>.rrd
+    let state = log.ancestors().nth(2)?; // .../spool/<stream>.rrd
+    let keeper = locked(state.join("keeper.lock"))?;
     // A keeper writes its process id there, and that is not ours.
     keeper.set_len(0).ok()?;
     Some([start, keeper])
