@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from daemon.wire.control import VerbError
 from rrd_cli import render, sources, tailing
 from rrd_cli.client import Client, LostError
 from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 EXAMPLES = """
 rrd tail @latest | rerun -               what a run has logged so far, in a viewer
@@ -29,10 +30,11 @@ SOON, LATE = 0.01, 0.25
 comes five times a second is 25 ms late on average, and a file that nobody writes to costs four looks a second. There is
 no inotify: it sees nothing of network file systems, so looking would have to stay beside it."""
 LOOK_AGAIN = 1.0
-"""Seconds between two looks for streams that have begun, when following @live."""
+"""Seconds between two looks for streams that have begun, when following @live; LATE while there is none."""
 GRACE = 1.0
 """Seconds without a writer and without growth after which a file is taken to be finished."""
 STDOUT = 1
+LIVE = "@live"
 
 
 def run(
@@ -56,7 +58,8 @@ def run(
     """Write whole messages to standard output: a valid .rrd stream at any moment.
 
     A complete file comes out byte for byte. Files need no daemon. With -f it ends when the writer does: at the
-    stream's End, or when nobody has the file open for writing any more.
+    stream's End, or when nobody has the file open for writing any more. `-f @live` waits for the first program, takes
+    in what begins meanwhile, and ends with the last.
     """
     if sources.STDIN in source:
         raise UsageError("tail reads files and recordings, not standard input", "a file called -: ./-")
@@ -182,30 +185,74 @@ def _note_rest(reader: tailing.Reader) -> None:
 
 def _tail_recordings(client: Client, source: Sequence[str], follow: bool, count: int | None) -> None:
     logs = client.call("tail", {"source": list(source)})["logs"]
-    # The newest recording may be another one when it is asked again.
-    streams = [f"stream:{log['stream']}" for log in logs]
-    args = {"source": streams if list(source) == ["@latest"] else list(source)}
-    verbatim = len(logs) == 1 and count is None and bool(logs[0]["whole"]) and "@live" not in source
+    if follow and not logs:
+        logs = _wait_for_first(client, source)
+    verbatim = len(logs) == 1 and count is None and bool(logs[0]["whole"]) and LIVE not in source
     readers = {str(log["stream"]): _reader(log, verbatim=verbatim) for log in logs}
     tail = Tail(list(readers.values()), count)
     try:
-        while follow and any(reader.live for reader in tail.readers):
-            logs = _pump_until_ended(client, tail, args)
-            for log in logs:
-                name = str(log["stream"])
-                if name not in readers:  # @live: it began meanwhile
-                    readers[name] = _reader(log, verbatim=False)
-                    tail.readers.append(readers[name])
-                if not log["live"]:
-                    readers[name].finish()
+        if follow:
+            _follow_recordings(client, tail, source, readers)
         while tail.pump():
             pass
     finally:
         tail.close()
 
 
-def _pump_until_ended(client: Client, tail: Tail, args: dict[str, Any]) -> list[dict[str, Any]]:
-    """Write out what comes until all has ended, or for a while; returns the logs as they are then."""
+def _wait_for_first(client: Client, source: Sequence[str]) -> list[dict[str, Any]]:
+    """The logs of what is live, once something is: only @live may mean nothing yet."""
+    render.note("nothing is live: waiting for a program")
+    while True:
+        client.next_event(LATE)  # a pause in which a stop is heard: to ask again would start another daemon
+        if client.stopping:
+            raise LostError("the daemon was stopped meanwhile", "rrd daemon start")
+        logs = client.call("tail", {"source": list(source)})["logs"]
+        if logs:
+            return list(logs)
+
+
+def _follow_recordings(
+    client: Client, tail: Tail, source: Sequence[str], readers: dict[str, tailing.Reader]
+) -> None:
+    """Write out what comes until all has ended, what begins meanwhile included."""
+
+    def join(logs: Sequence[dict[str, Any]]) -> None:
+        for log in logs:
+            name = str(log["stream"])
+            if name not in readers:
+                readers[name] = _reader(log, verbatim=False)
+                tail.readers.append(readers[name])
+
+    with Client(may_start=False) as second:
+
+        def look() -> None:
+            try:
+                logs = second.call("tail", {"source": [LIVE]})["logs"]
+            except (CliError, VerbError):
+                return  # the daemon is away, which the first connection is told
+            join(logs)
+
+        while asked := [name for name, reader in readers.items() if reader.live]:
+            # The newest recording may be another one when it is asked again, and what has ended is no longer @live.
+            words = [word for word in source if word != "@latest"] + [f"stream:{name}" for name in asked]
+            logs = _pump_until_ended(client, tail, words, look if LIVE in source else None)
+            join(logs)
+            told = {str(log["stream"]): bool(log["live"]) for log in logs}
+            for name in {*asked, *told}:
+                if not told.get(name):
+                    readers[name].finish()
+
+
+def _pump_until_ended(
+    client: Client, tail: Tail, words: Sequence[str], look: Callable[[], None] | None
+) -> list[dict[str, Any]]:
+    """Write out what comes until all has ended or the daemon was away; returns the logs as they are then.
+
+    Args:
+        words: What is followed. Said once, they mean all of @live that began since, however short it was.
+        look: Called now and then, to join what has begun while it is live.
+    """
+    args = {"source": list(words)}
     request = client.begin("tail", args | {"wait": True})
     again = time.monotonic() + LOOK_AGAIN
     quiet_since = time.monotonic()
@@ -216,13 +263,12 @@ def _pump_until_ended(client: Client, tail: Tail, args: dict[str, Any]) -> list[
             answer = client.poll(request, pause(quiet_since))
             if answer is not None:
                 return list(answer["logs"])
-            if "@live" in args["source"] and time.monotonic() > again:
-                client.close()
-                break
+            if look is not None and time.monotonic() > again:
+                look()
+                again = time.monotonic() + LOOK_AGAIN
     except LostError:
         if client.stopping:
             raise
-    # The daemon was away, or something new may be live: ask again.
     return list(client.call("tail", args)["logs"])
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import NEWEST, Home, wait_for
-from tests.helpers.shim import Program, rows
+from tests.helpers.shim import Program, rows, run
 from tests.rrd_cli.test_tailing import DATA, HEADER, MESSAGES, WHOLE, info, message
 
 ROWS = """
@@ -358,6 +358,34 @@ class TestTailRecording:
         (report,) = json.loads(daemon.cli("recover", "out.rrd", "--json").stdout)
         assert report["damage"] == []
         assert {store["store"][1] for store in report["stores"]} == {"r1", "r2"}
+        verify(daemon.path / "out.recovered.rrd")
+
+    def test_what_is_live_now_and_later(self, daemon: Home, rrd_command: list[str], verify) -> None:
+        """It is there before any program and ends with the last; one ends before, one is too short to be seen."""
+        python = Path(sys.executable)
+        with open(daemon.path / "out.rrd", "wb") as out:
+            tail = subprocess.Popen([*rrd_command, "tail", "-f", "@live"], env=daemon.env, stdout=out,
+                                    stderr=subprocess.PIPE, text=True)
+        assert tail.stderr is not None
+        assert tail.stderr.readline() == "nothing is live: waiting for a program\n"
+        with Program(daemon, python, ROWS, "r1") as one:
+            assert one.line() == "ten"
+            wait_for(lambda: size(daemon.path / "out.rrd") > 100, "the first rows")
+            with Program(daemon, python, ROWS, "r2") as two:
+                for line in ("ten", "twenty"):
+                    assert two.line() == line
+                    two.go_on()
+                two.finish()
+            assert run(daemon, python, "rr.init('short', recording_id='r3')\nrrd.attach()\nlog(0, 1)") == ""
+            assert tail.poll() is None
+            one.go_on()
+            assert one.line() == "twenty"
+            one.go_on()
+        assert tail.wait(30) == 0
+        assert tail.communicate()[1] == ""
+        (report,) = json.loads(daemon.cli("recover", "out.rrd", "--json").stdout)
+        assert report["damage"] == []
+        assert {store["store"][1] for store in report["stores"]} == {"r1", "r2", "r3"}
         verify(daemon.path / "out.recovered.rrd")
 
 
