@@ -8,7 +8,7 @@ import typer
 
 from daemon.wire.control import VerbError
 from rrd_cli import render, sources
-from rrd_cli.client import Client
+from rrd_cli.client import Client, LostError
 from rrd_cli.commands.save import check_stdin, open_stdin
 from rrd_cli.errors import UsageError
 
@@ -41,10 +41,16 @@ def run(
 
 
 def _follow(client: Client, stream: str, pipe: int) -> Mapping[str, Any]:
-    """Wait until a stream has ended, whatever becomes of the daemon; what was said of its end."""
+    """Wait until a stream has ended, also if the daemon dies meanwhile; what was said of its end.
+
+    Raises:
+        LostError: the daemon was stopped on purpose: the rest of the stream goes nowhere.
+    """
     while True:
         event = client.next_event()
         if event is None:
+            if client.stopping:
+                raise LostError("the daemon was stopped meanwhile", "what came before is kept: rrd daemon start")
             # The daemon is away. The next one goes on with the pipe, which its keeper holds, and so do we.
             try:
                 client.call("open", {"kind": "stdin", "stream": stream}, fds=[pipe], repeat=True)
