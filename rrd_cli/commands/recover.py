@@ -12,6 +12,8 @@ from rrd_cli import render, sources
 from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from daemon.spool.recovery import RecoveryReport
 
 EXAMPLES = """
@@ -42,10 +44,12 @@ def run(
     into = output is not None and os.path.isdir(output)
     if output is not None and not into and len(file) > 1:
         raise UsageError(f"several files, and one output: {output}", "name a directory that exists, or leave -o out")
+    targets = [target(word, output, into=into) for word in file]
+    _refuse_same(file, targets)
     reports, failures = [], list[CliError]()
-    for word in file:
+    for word, result in zip(file, targets, strict=True):
         try:
-            report = _recover(word, target(word, output, into=into), force=force)
+            report = _recover(word, result, force=force)
         except CliError as failure:
             if len(file) == 1:
                 raise
@@ -97,6 +101,21 @@ def lines(report: RecoveryReport) -> list[str]:
     else:
         found.append(f"  footer  made new; the file's own was {render.clean(report.input_footer)}")
     return found
+
+
+def _refuse_same(files: Sequence[str], targets: Sequence[str]) -> None:
+    """See that no result would be written over another one: with --force nothing else would say so.
+
+    Raises:
+        UsageError: it would.
+    """
+    made = dict[str, str]()
+    for word, result in zip(files, targets, strict=True):
+        path = os.path.realpath(result)
+        if path in made:
+            raise UsageError(f"{made[path]} and {word} would both become {result}",
+                             "recover them one by one, with -o NAME")
+        made[path] = word
 
 
 def _recover(word: str, output: str, *, force: bool) -> RecoveryReport:

@@ -91,6 +91,18 @@ class TestFiles:
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.rrd", "b.rrd"]
         assert rrd("recover", "a.rrd", "b.rrd", "-o", "nowhere")[0] == 2
 
+    @pytest.mark.parametrize("words", [("a.rrd", "sub/a.rrd", "-o", "out"), ("a.rrd", "a"), ("a.rrd", "./a.rrd")])
+    def test_never_two_results_of_one_name(self, rrd, tmp_path, words):
+        for name in ("out", "sub"):
+            (tmp_path / name).mkdir()
+        for name in ("sub/a.rrd", "a"):
+            (tmp_path / name).write_bytes(HEADER + info("b"))
+        code, out, err = rrd("recover", "--force", *words)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {words[0]} and {words[1]} would both become ")
+        assert not list((tmp_path / "out").iterdir())
+        assert not list(tmp_path.glob("*.recovered.rrd"))
+
     def test_where_it_cannot_write(self, rrd):
         message = "error: cannot recover a.rrd: No such file or directory: none/a.rrd\n"
         assert rrd("recover", "a.rrd", "-o", "none/a.rrd")[2].endswith(message)
