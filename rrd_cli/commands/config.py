@@ -46,31 +46,14 @@ def edit() -> None:
 
     A file with an error in it is not taken: the old one stays.
     """
-    path = settings.config_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    old = path.read_text() if path.exists() else template()
-    handle, name = tempfile.mkstemp(prefix=".config-", suffix=".toml", dir=path.parent)
-    draft = Path(name)
     try:
-        with open(handle, "w") as file:
-            file.write(old)
-        _run_editor(draft)
-        new = draft.read_text()
-        if new == old:
-            render.print_lines(["nothing was changed"])
-            return
-        try:
-            settings.read({}, draft)
-        except SettingsError as error:
-            kept = path.with_name("config.toml.rejected")
-            draft.replace(kept)
-            message = str(error).replace(str(draft), str(kept))
-            raise CliError(f"{message}; nothing was changed", error.hint) from error
-        shutil.copymode(path, draft) if path.exists() else draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-    render.print_lines([f"wrote {path}", *reload_lines()])
+        changed = _edit(Path(os.path.realpath(settings.config_path())))
+    except OSError as error:
+        raise CliError(f"cannot edit the settings: {error.strerror}: {error.filename}") from error
+    if changed:
+        render.print_lines([f"wrote {settings.config_path()}", *reload_lines()])
+    else:
+        render.print_lines(["nothing was changed"])
 
 
 @app.command(cls=Verb, epilog=examples("rrd config path\ncat $(rrd config path)"))
@@ -197,6 +180,40 @@ def _used() -> dict[str, Any]:
             return dict(client.call("settings", repeat=True))
         except NoDaemonError:
             return {}
+
+
+def _edit(path: Path) -> bool:
+    """Have a copy of the settings' file edited, and put it in its place if it can be used; whether it was changed.
+
+    Args:
+        path: The file itself: where it is a link, into somebody's dotfiles say, it has to stay one.
+
+    Raises:
+        CliError: it cannot be used, or there was no editing. Nothing was changed.
+        OSError: the file cannot be read or written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    old = path.read_bytes() if path.exists() else template().encode()
+    handle, name = tempfile.mkstemp(prefix=".config-", suffix=".toml", dir=path.parent)
+    draft = Path(name)
+    try:
+        with open(handle, "wb") as file:
+            file.write(old)
+        _run_editor(draft)
+        if draft.read_bytes() == old:
+            return False
+        try:
+            settings.read({}, draft)
+        except SettingsError as error:
+            kept = path.with_name(f"{path.name}.rejected")
+            draft.replace(kept)
+            message = str(error).replace(str(draft), str(kept))
+            raise CliError(f"{message}; nothing was changed", error.hint) from error
+        shutil.copymode(path, draft) if path.exists() else draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
 
 
 def _run_editor(path: Path) -> None:

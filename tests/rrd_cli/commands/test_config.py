@@ -118,6 +118,41 @@ def test_edit_that_fails_changes_nothing(rrd, config, editor):
     assert path.read_text() == "grpc_port = 1\n"
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_edit_keeps_a_link(rrd, private, config, editor, there):
+    real = private / "dotfiles" / "rrd.toml"
+    path = config("")
+    path.unlink()
+    path.symlink_to("../../dotfiles/rrd.toml")
+    if there:
+        real.parent.mkdir()
+        real.write_text("grpc_port = 1\n")
+    editor("grpc_port = 2\n")
+    assert rrd("config", "edit")[0] == 0
+    assert path.is_symlink()
+    assert real.read_text() == "grpc_port = 2\n"
+    assert [one.name for one in path.parent.iterdir()] == ["config.toml"]
+
+
+def test_edit_mends_a_file_that_is_no_text(rrd, config, editor, monkeypatch):
+    path = config("")
+    path.write_bytes(b"# \xff\n")
+    monkeypatch.setenv("VISUAL", "sh -c 'echo >> $1' -")
+    code, _, err = rrd("config", "edit")
+    assert (code, path.read_bytes()) == (1, b"# \xff\n")
+    assert err.startswith("error: cannot read the settings: 'utf-8' codec can't decode")
+    editor("grpc_port = 2\n")
+    assert rrd("config", "edit")[0] == 0
+    assert path.read_text() == "grpc_port = 2\n"
+
+
+def test_edit_where_there_can_be_no_file(rrd, private, editor):
+    path = private / "config_home" / "rrd"
+    path.touch()
+    editor("grpc_port = 2\n")
+    assert rrd("config", "edit") == (1, "", f"error: cannot edit the settings: File exists: {path}\n")
+
+
 def test_edit_tells_what_a_daemon_refused(rrd, config, editor, fake):
     def refuse(call):
         raise control.VerbError("refused", "no", "why")
