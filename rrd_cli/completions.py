@@ -80,6 +80,7 @@ def complete(words: Sequence[str]) -> int:
 def names(kind: str) -> Iterator[tuple[str, str]]:
     """Names of a kind with what they are; only selectors where there is no daemon."""
     from daemon.wire.control import VerbError
+    from rrd_cli import recordings
     from rrd_cli.client import Client
     from rrd_cli.errors import CliError
     from rrd_cli.render import age, clean
@@ -99,12 +100,12 @@ def names(kind: str) -> Iterator[tuple[str, str]]:
                     what = clean(f"{viewer.get('kind')} {viewer.get('version')}, pid {viewer.get('pid')}")
                     yield from ((str(port), what) for port in viewer.get("ports") or ())
                 return
-            recordings = client.call("ls", timeout=DEADLINE).get("recordings") or ()
+            found = recordings.fetch(client, timeout=DEADLINE)
     except (CliError, VerbError):
         return
-    for application in dict.fromkeys(str(one.get("application_id") or "") for one in recordings):
+    for application in dict.fromkeys(str(one.get("application_id") or "") for one in found):
         yield application, "all recordings of this application"
-    for one in reversed(recordings):
+    for one in reversed(found):
         what = f"{one.get('application_id') or '?'}, {one.get('state')}, {age(one.get('started_at'))}"
         yield str(one.get("recording_id")), clean(what)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.wire.control import VerbError
-from rrd_cli import render, sources
+from rrd_cli import recordings, render, sources
 from rrd_cli.client import Client, LostError
 from rrd_cli.commands.save import check_stdin, open_stdin
 from rrd_cli.errors import UsageError
@@ -33,7 +33,7 @@ def run(
         stream = open_stdin(client, pipe)
         ended = _follow(client, stream, pipe)
         count = client.call("close", {"stream": stream}, timeout=None, repeat=True)["messages"]
-        kept = [one for one in client.call("ls").get("recordings") or () if stream in one.get("streams", ())]
+        kept = [one for one in recordings.fetch(client) if stream in one.get("streams", ())]
     if kept:
         names = ", ".join(render.clean(f"{one['application_id'] or '?'}/{one['recording_id']}") for one in kept)
         render.print_lines([f"kept {names} ({render.plural(count, 'message')})"])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrd_cli import render
+from rrd_cli import recordings, render
 from rrd_cli.client import Client
 
 if TYPE_CHECKING:
@@ -27,25 +27,18 @@ def run(
 ) -> None:
     """List recordings: those being logged, and those kept from before."""
     with Client() as client:
-        recordings = fetch(client)
+        found = fetch(client)
     if live:
-        recordings = [recording for recording in recordings if recording["state"] == "live"]
+        found = [recording for recording in found if recording["state"] == "live"]
     if json:
-        render.print_lines([render.as_json(recordings)])
+        render.print_lines([render.as_json(found)])
     else:
-        render.print_lines(lines(recordings, now=time.time(), shorten=sys.stdout.isatty()))
+        render.print_lines(lines(found, now=time.time(), shorten=sys.stdout.isatty()))
 
 
 def fetch(client: Client) -> list[dict[str, Any]]:
     """All recordings, oldest first, with their pinned keys."""
-    found: list[dict[str, Any]] = []
-    args: dict[str, Any] = {}
-    while True:
-        answer = client.call("ls", args)
-        found += [render.pinned(recording, render.RECORDING_KEYS) for recording in answer.get("recordings") or ()]
-        if not answer.get("more"):  # a daemon with very many recordings answers in parts: a message has a size limit
-            break
-        args = {"after": answer["more"]}
+    found = [render.pinned(recording, render.RECORDING_KEYS) for recording in recordings.fetch(client)]
     return sorted(found, key=lambda recording: recording["started_at"] or 0.0)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from daemon.wire.control import VerbError
-from rrd_cli import render
+from rrd_cli import recordings, render
 from rrd_cli.client import Client
 from rrd_cli.commands.status import by_interest
 from rrd_cli.errors import CliError, UsageError
@@ -289,12 +289,12 @@ def _cells(cells: tuple[str, ...], sizes: list[int], right: tuple[int, ...]) -> 
 def _look(client: Client, model: Model) -> None:
     try:
         status = client.call("status")
-        recordings = client.call("ls").get("recordings") or []
+        found = recordings.fetch(client)
     except (CliError, VerbError) as error:
         model.gone = f"{error.message}; waiting for it"
         return
     model.notice = ""
-    model.update({"daemon": status.get("daemon") or {}, "sinks": status.get("sinks") or []}, recordings,
+    model.update({"daemon": status.get("daemon") or {}, "sinks": status.get("sinks") or []}, found,
                  clock=time.monotonic(), now=time.time(), cpu_s=_cpu_seconds((status.get("daemon") or {}).get("pid")))
 
 

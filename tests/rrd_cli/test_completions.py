@@ -65,6 +65,13 @@ def test_names(answers, rrd):
     assert rrd("_complete", "sinks") == (0, "file-1a2b\tfile, /tmp/run.rrd\n", "")
 
 
+def test_the_newest_of_very_many_is_offered_first(fake, rrd):
+    fake.on("ls", lambda call: {"recordings": [RECORDING | {"recording_id": "new"}]} if call.args
+            else {"recordings": [RECORDING], "more": 1})
+    names = [line.split("\t")[0] for line in rrd("_complete", "recordings")[1].splitlines()]
+    assert names == ["my_app", "new", "5f0c2a1b-77"]
+
+
 def test_no_daemon_no_names_and_none_is_started(private, rrd):
     assert rrd("_complete", "recordings") == (0, "", "")
     assert rrd("_complete", "nonsense") == (2, "", "")

@@ -8,7 +8,7 @@ from collections import deque
 import pytest
 
 from rrd_cli.client import Client
-from rrd_cli.commands.top import HELP, Keys, Model, _press, frame, spark
+from rrd_cli.commands.top import HELP, Keys, Model, _look, _press, frame, spark
 
 
 def recording(name, size, state="live", started=0.0, **more):
@@ -122,6 +122,16 @@ def test_keys_say_verbs(fake):
         assert fake.said("detach") == [{"sink": "file-1"}]
         _press(client, model, "x")
         assert model.notice == ""
+
+
+def test_the_newest_of_very_many_is_seen(fake):
+    model = Model()
+    fake.on("status", {"daemon": {"pid": 7}, "sinks": []})
+    fake.on("ls", lambda call: {"recordings": [recording("new", 1)]} if call.args
+            else {"recordings": [recording("old", 1, "ended")], "more": 1})
+    with Client(may_start=False) as client:
+        _look(client, model)
+    assert model.ordered() == ["app/new", "app/old"]
 
 
 def test_without_a_terminal_it_says_what_else_there_is(rrd):
