@@ -128,6 +128,13 @@ def test_every_verb_stands_in_the_readme(verb):
     assert f"rrd {verb}" in readme
 
 
+def test_what_the_empty_page_recommends_is_no_usage_error(fake):
+    page = (Path(__file__).parents[2] / "daemon/web/static/index.html").read_text()
+    [words] = re.findall(r"<code>[^<]*\| rrd ([^<]*)</code>", page)
+    done = subprocess.run([sys.executable, "-m", "rrd_cli", *words.split()], input=b"", check=False, timeout=60)
+    assert done.returncode == 1  # this daemon knows no verb
+
+
 def test_a_closed_pipe_is_quiet(fake):
     fake.on("ls", {"recordings": [{"recording_id": "x" * 100, "state": "live"}] * 5000})
     process = subprocess.Popen([*PYTHON, "ls", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
