@@ -1,6 +1,7 @@
 """What a user names as a source or target, made into what the daemon understands: absolute paths, selectors, a pipe.
 
 Rules: a word is a file if it has a slash in it or ends in `.rrd`; so a file called like an application is `./demo`.
+`a/b` may also be a recording, `application/recording` or an id with a slash: where there is no such file, it is one.
 What cannot be read is said here, where the user's own working directory and permissions count. `-` is standard input;
 what is not a pipe there is made into one, because the daemon takes pipes.
 """
@@ -23,9 +24,14 @@ PUMP = 1 << 20
 """Bytes moved at once from a standard input that is no pipe."""
 
 
+def is_path(word: str) -> bool:
+    """Whether a word is written as a path."""
+    return "/" in word or word.endswith(".rrd")
+
+
 def is_file_name(word: str) -> bool:
     """Whether a source means a file, not a recording."""
-    return "/" in word or word.endswith(".rrd")
+    return is_path(word) and (word.startswith(("/", ".")) or word.endswith(".rrd") or os.path.lexists(word))
 
 
 def readable_file(word: str) -> str:

@@ -38,7 +38,7 @@ def run(
     gone: list[dict[str, Any]] = []
     with Client() as client:
         for name in ["all"] if everything else sink or ():
-            target = os.path.abspath(name) if sources.is_file_name(name) and "://" not in name else name
+            target = os.path.abspath(name) if sources.is_path(name) and "://" not in name else name
             with render.Progress(f"detaching {name}") as progress:  # a long file is copied first
                 answer = client.call("detach", {"sink": target}, timeout=None, on_progress=progress.from_message)
             gone += [render.pinned(found, render.SINK_KEYS) for found in answer.get("sinks") or ()]

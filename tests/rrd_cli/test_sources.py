@@ -14,8 +14,19 @@ def _in_a_directory(tmp_path, monkeypatch):
 
 
 def test_what_is_a_file_and_what_is_a_name():
-    assert all(map(sources.is_file_name, ("run.rrd", "./demo", "a/b")))
+    assert all(map(sources.is_file_name, ("run.rrd", "./demo", "../demo", "/a/b", "a/b.rrd")))
     assert not any(map(sources.is_file_name, ("demo", "@live", "stream:1", "-")))
+
+
+def test_a_word_with_a_slash_is_the_file_that_is_there_else_a_recording(tmp_path):
+    assert sources.resolve(["app/recording"]) == ["app/recording"]
+    (tmp_path / "app").mkdir()
+    assert not sources.is_file_name("app/recording")
+    (tmp_path / "app/recording").touch()
+    assert sources.resolve(["app/recording"]) == [str(tmp_path / "app/recording")]
+    (tmp_path / "app/lost").symlink_to("nowhere")
+    with pytest.raises(CliError, match="no such file: app/lost"):
+        sources.resolve(["app/lost"])
 
 
 def test_files_become_absolute_and_names_stay(tmp_path):
@@ -34,7 +45,7 @@ def test_what_cannot_be_read_is_said(tmp_path):
         "pipe.rrd": "a named pipe, not a file: pipe.rrd",
         "dir.rrd": "a directory, not a file: dir.rrd",
         "/dev/null": "a device or socket, not a file: /dev/null",
-        "dir.rrd/../a.rrd/b": "no such file: dir.rrd/../a.rrd/b",
+        "./dir.rrd/../a.rrd/b": "no such file: ./dir.rrd/../a.rrd/b",
     }.items():
         with pytest.raises(CliError) as caught:
             sources.resolve([word])

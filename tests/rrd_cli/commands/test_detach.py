@@ -11,10 +11,10 @@ def test_by_id_by_file_and_all(fake, rrd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fake.on("detach", {"sinks": [SINK]})
     assert rrd("detach", "file-1") == (0, "detached file-1: /x/run.rrd, 5 messages delivered\n", "")
-    rrd("detach", "run.rrd", "rerun+http://127.0.0.1:9876/proxy")
+    rrd("detach", "run.rrd", "gone/run", "rerun+http://127.0.0.1:9876/proxy")
     rrd("detach", "--all")
     assert [args["sink"] for args in fake.said("detach")] == [
-        "file-1", str(tmp_path / "run.rrd"), "rerun+http://127.0.0.1:9876/proxy", "all",
+        "file-1", str(tmp_path / "run.rrd"), str(tmp_path / "gone/run"), "rerun+http://127.0.0.1:9876/proxy", "all",
     ]  # fmt: skip
 
 
