@@ -95,7 +95,7 @@ class Model:
     Attributes:
         cpu: Of the daemon, percent of one core; None: not known.
         chosen: `recording:ID` or `sink:ID`.
-        notice: Stands in the last line until the next look or key.
+        notice: Stands in the last line until the next key: what took longer than a look would not be seen else.
     """
 
     daemon: dict[str, Any] = field(default_factory=dict)
@@ -293,7 +293,6 @@ def _look(client: Client, model: Model) -> None:
     except (CliError, VerbError) as error:
         model.gone = f"{error.message}; waiting for it"
         return
-    model.notice = ""
     model.update({"daemon": status.get("daemon") or {}, "sinks": status.get("sinks") or []}, found,
                  clock=time.monotonic(), now=time.time(), cpu_s=_cpu_seconds((status.get("daemon") or {}).get("pid")))
 

@@ -124,6 +124,19 @@ def test_keys_say_verbs(fake):
         assert model.notice == ""
 
 
+def test_what_a_key_did_is_told_until_the_next(fake):
+    model = looked(([recording("a", 1)], []))
+    fake.on("spawn", {"viewer": {"pid": 5}})
+    fake.on("status", {"daemon": {"pid": 7}, "sinks": []})
+    fake.on("ls", {"recordings": [recording("a", 1)]})
+    with Client(may_start=False) as client:
+        _press(client, model, "v")
+        _look(client, model)
+        assert text(model)[-1] == "app/a is shown by pid 5"
+        _press(client, model, "down")
+    assert text(model)[-1] == HELP
+
+
 def test_the_newest_of_very_many_is_seen(fake):
     model = Model()
     fake.on("status", {"daemon": {"pid": 7}, "sinks": []})
