@@ -42,6 +42,8 @@ HISTORY: Final = 12
 """Samples of a sparkline."""
 ORDERS: Final = ("newest", "rate", "size", "name")
 SMALLEST: Final = (60, 12)
+LEAST: Final = 11
+"""Columns for a name or a target; where a table leaves it less, a column that says less goes."""
 HELP: Final = "q quit  up/down choose  o order  v viewer  w write file  d detach"
 ESCAPES: Final = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down", b"k": "up", b"j": "down"}
 
@@ -202,14 +204,14 @@ def _screen(model: Model, width: int, height: int) -> list[Text]:
     lines = [*_head(model), Text("")]
     lines += _table(
         ("RECORDING", "STATE", "RATE", "SIZE", "STARTED", "PROGRAM"), (0, 7, 10, 9, 10, 13), width, right=(2, 3, 4),
-        rows=[(f"recording:{name}", _recording(name, model)) for name in model.ordered()], room=above, model=model,
-        nothing="no recording yet: import rrd; rrd.attach()   or rrd run -- CMD")
+        spare=5, rows=[(f"recording:{name}", _recording(name, model)) for name in model.ordered()], room=above,
+        model=model, nothing="no recording yet: import rrd; rrd.attach()   or rrd run -- CMD")
     lines += [Text("")] * (above + 4 - len(lines))
     lines += [Text("")]
     lines += _table(
         ("OUTPUT", "STATE", "BEHIND", "MSG/S", "", "TARGET"), (12, 10, 9, 8, HISTORY, 0), width, right=(2, 3),
-        rows=[(f"sink:{name}", _sink(row)) for name, row in model.sinks.items()], room=below, model=model,
-        nothing="none: v shows a recording in a viewer, w writes it to a file")
+        spare=4, rows=[(f"sink:{name}", _sink(row)) for name, row in model.sinks.items()], room=below,
+        model=model, nothing="none: v shows a recording in a viewer, w writes it to a file")
     lines += [Text("")] * (height - 1 - len(lines))
     foot = model.gone or model.notice
     return [*lines[: height - 1], Text(render.clean(foot), style="bold") if foot else Text(HELP, style="dim")]
@@ -246,14 +248,20 @@ def _sink(row: Row) -> tuple[str, ...]:
 
 
 def _table(header: tuple[str, ...], widths: tuple[int, ...], width: int, *, right: tuple[int, ...],
-           rows: list[tuple[str, tuple[str, ...]]], room: int, model: Model, nothing: str) -> list[Text]:
-    """A title and at most `room` rows, around the chosen one; the column of width 0 takes what is left."""
+           spare: int, rows: list[tuple[str, tuple[str, ...]]], room: int, model: Model, nothing: str) -> list[Text]:
+    """A title and at most `room` rows, around the chosen one; the column of width 0 takes what is left.
+
+    Args:
+        spare: The column that goes where too little would be left; none of `right` stands after it.
+    """
     from rich.text import Text
 
+    if _left(widths, width) < LEAST:
+        header, widths = _without(header, spare), _without(widths, spare)
+        rows = [(name, _without(cells, spare)) for name, cells in rows]
     if len(rows) > room:
         header = (f"{header[0]} +{len(rows) - room}", *header[1:])
-    rest = width - 2 - sum(widths) - 2 * (len(widths) - 1)
-    sizes = [size or rest for size in widths]
+    sizes = [size or _left(widths, width) for size in widths]
     lines = [Text("  " + _cells(header, sizes, right), style="dim")]
     if not rows:
         return [*lines, Text(f"  {nothing}", style="dim")]
@@ -270,6 +278,14 @@ def _table(header: tuple[str, ...], widths: tuple[int, ...], width: int, *, righ
                 line.stylize(style, begin, begin + len(cells[1]))
         lines.append(line)
     return lines
+
+
+def _left(widths: tuple[int, ...], width: int) -> int:
+    return width - 2 - sum(widths) - 2 * (len(widths) - 1)
+
+
+def _without(cells: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    return cells[:index] + cells[index + 1 :]
 
 
 def _cells(cells: tuple[str, ...], sizes: list[int], right: tuple[int, ...]) -> str:

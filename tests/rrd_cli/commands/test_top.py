@@ -60,6 +60,14 @@ def test_every_line_fits(size, count):
             assert sum(line.startswith("> ") for line in lines) == 1
 
 
+@pytest.mark.parametrize("width", [*range(60, 82), 200])
+def test_names_and_targets_have_room_in_every_terminal(width):
+    lines = text(looked(([recording("5f0c2a1b77", 1)], [sink("file-1a2b")])), width)
+    assert any("app/5f0c2a" in line and " live " in line for line in lines)
+    assert any("1a2b.rrd" in line and " following " in line for line in lines)
+    assert ("prog.py" in "".join(lines)) == (width > 71)
+
+
 def test_what_does_not_fit_is_counted_and_what_is_over_comes_last():
     over = [sink(f"over-{n}", state="complete") for n in range(30)]
     lines = text(looked(([recording("a", 1)], [*over, sink("mine")])))
