@@ -8,12 +8,11 @@ is not used. typer 0.29 carries its own click, older ones use click's: neither i
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final
 
 from rrd_cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError
 
@@ -82,19 +81,14 @@ def _usage(error: Any) -> int:  # noqa: ANN401 - click's UsageError, of whicheve
 
 
 def _report(message: str, hint: str, code: int) -> int:
-    from rrd_cli.render import clean, styled
+    from rrd_cli.render import clean, say, styled
 
     lines = [("error", "bad", message)] + ([("hint", "dim", hint)] if hint else [])
     for label, style, text in lines:
         # What a viewer said as it died has lines of its own; what follows the first cannot pass for ours.
         shown = "\n    ".join(clean(line.strip()) for line in text.splitlines())
-        _say(styled(f"{label}:", style, sys.stderr) + " " + shown, sys.stderr)
+        say(styled(f"{label}:", style, sys.stderr) + " " + shown)
     return code
-
-
-def _say(line: str, stream: TextIO) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody listens; the exit code still tells
-        print(line, file=stream, flush=True)
 
 
 def _check_installation() -> None:

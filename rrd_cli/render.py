@@ -244,7 +244,17 @@ def print_lines(lines: Sequence[str]) -> None:
 
 def note(text: str) -> None:
     """Say something on standard error that is neither result nor error."""
-    print(clean(text), file=sys.stderr)
+    say(clean(text))
+
+
+def say(line: str) -> None:
+    """Write a line to standard error. That nobody can hear it is no failure of what was to be done."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        # Python would try once more at exit, and exit with a code of its own. The descriptor itself stays: it is also
+        # the one of the program that `rrd run` is about to start.
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of our life
 
 
 def span(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ systemd then. Without systemd nothing here costs more than a look for `systemctl
 from __future__ import annotations
 
 import subprocess
-import sys
 from typing import Annotated
 
 import typer
@@ -102,7 +101,7 @@ def _make_way() -> None:
     from rrd_cli.commands import daemon
 
     if daemon.is_running():
-        print("a daemon runs already: stopping it", file=sys.stderr)
+        render.note("a daemon runs already: stopping it")
         _stop(force=False)
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
 from rrd_cli.commands.run import _line
+
+RUN = [sys.executable, "-m", "rrd_cli", "run"]
 
 ANSWER = {"recordings": [{"application_id": "app", "recording_id": "rec", "messages": 5, "bytes": 1200,
                           "live": False, "file": "/x/out.rrd"}], "problems": []}
@@ -64,6 +68,30 @@ def test_what_went_wrong_is_said_once(rrd, fake):
     fake.on("run_end", {})
     assert rrd("run", "--quiet", "--", "true") == (0, "", (
         "rrd: error: spawn: it ended\n    last words\nrrd: error: /x/out.rrd: disk full\n"))
+
+
+@pytest.fixture(params=["closed pipe", "full disk"])
+def deaf(request):
+    """A standard error that nothing can be written to."""
+    if request.param == "full disk":
+        fd = os.open("/dev/full", os.O_WRONLY)
+    else:
+        read, fd = os.pipe()
+        os.close(read)
+    yield fd
+    os.close(fd)
+
+
+def test_a_standard_error_that_nobody_hears_changes_neither_outputs_nor_exit_code(fake, deaf):
+    def run(call):
+        call.progress(ready=True, port=9876, error="", url="http://x")
+        call.progress(problem="spawn: it ended\nlast words")
+        return ANSWER | {"problems": ["/x/out.rrd: disk full"]}
+    fake.on("run", run)
+    fake.on("run_end", {})
+    assert subprocess.run([*RUN, "--", "sh", "-c", "exit 5"], stderr=deaf, check=False).returncode == 5
+    assert len(fake.said("run_end")) == 1
+    assert subprocess.run([*RUN, "--", "/"], stderr=deaf, check=False).returncode == 126
 
 
 def test_files_that_nobody_saw_open_are_named_and_not_taken(rrd, fake, tmp_path, monkeypatch):
