@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
+    import signal
+
     import typer
 
     from daemon.wire.control import VerbError
@@ -58,6 +60,8 @@ def _run(args: list[str]) -> int:
     # BadParameter(UsageError(ClickException)), in typer's own click as in click itself.
     usage_error: type[Exception] = typer.BadParameter.__mro__[1]
     command = tree.build()
+    if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:  # inherited: nobody would learn how a child has ended
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         with command.make_context("rrd", args) as context:
             command.invoke(context)

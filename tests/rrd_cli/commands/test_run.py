@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -68,6 +69,14 @@ def test_what_went_wrong_is_said_once(rrd, fake):
     fake.on("run_end", {})
     assert rrd("run", "--quiet", "--", "true") == (0, "", (
         "rrd: error: spawn: it ended\n    last words\nrrd: error: /x/out.rrd: disk full\n"))
+
+
+def test_who_started_us_ignores_the_end_of_children(rrd, daemon_runs):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        assert rrd("run", "--quiet", "--", "sh", "-c", "exit 5") == (5, "", "")
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.fixture(params=["closed pipe", "full disk"])
