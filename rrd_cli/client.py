@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from daemon import __version__
 from daemon.wire import control
 from rrd_cli import start
-from rrd_cli.errors import CliError, NoDaemonError
+from rrd_cli.errors import CliError, NoDaemonError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -149,6 +149,7 @@ class Client:
 
         Raises:
             VerbError: the daemon refused, or it did not work.
+            UsageError: the arguments are too long, or paths that are not UTF-8.
             NoDaemonError: there is none, or it does not answer.
             LostError: the daemon went away, and nobody knows whether it did it before.
         """
@@ -185,11 +186,14 @@ class Client:
 
         Returns:
             The number of the request.
+
+        Raises:
+            UsageError: as `call` does.
         """
         self.connect()
         request_id, self._next_id = self._next_id, self._next_id + 1
         try:
-            self._send(control.encode({"id": request_id, "verb": verb, "args": args or {}}), ())
+            self._send(_encode({"id": request_id, "verb": verb, "args": args or {}}), ())
         except _Lost:
             self.close()
         return request_id
@@ -292,7 +296,7 @@ class Client:
         on_progress: Callable[[control.Message], None] | None,
     ) -> control.Message:
         request_id, self._next_id = self._next_id, self._next_id + 1
-        self._send(control.encode({"id": request_id, "verb": verb, "args": args}), fds)
+        self._send(_encode({"id": request_id, "verb": verb, "args": args}), fds)
         while True:
             deadline = None if timeout is None else time.monotonic() + timeout
             try:
@@ -365,6 +369,15 @@ class Client:
             return 0
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         return int.from_bytes(raw[:4], sys.byteorder)  # struct ucred: pid, uid, gid
+
+
+def _encode(request: control.Message) -> bytes:
+    try:
+        return control.encode(request)
+    except control.ProtocolError as error:
+        long = error.__cause__ is None
+        hint = "name fewer at once" if long else "rename it, or the directory that is called so"
+        raise UsageError(f"too much for one request: {error}" if long else str(error), hint) from error
 
 
 def _map(value: Any) -> control.Message:  # noqa: ANN401 - it came from outside

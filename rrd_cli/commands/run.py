@@ -156,7 +156,7 @@ class _Watcher:
         """
         try:
             _unblock_signals(mask)
-            saved = files.written()
+            saved = [path for path in files.written() if self._sayable(path)]
             with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
                 client.call("run_end", {"token": self._args["token"], "saved": saved}, repeat=True)
             self._thread.join(END_DEADLINE)
@@ -180,6 +180,15 @@ class _Watcher:
             self._tell("the program logged nothing that came here")
             for path in files.perhaps():
                 self._tell(f"written meanwhile, perhaps by it: {path}")
+
+    def _sayable(self, path: str) -> bool:
+        """Whether the daemon can be told of a file."""
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            self._tell(f"error: not taken, since its name is not UTF-8: {path}")
+            return False
+        return True
 
     def _work(self) -> None:
         try:

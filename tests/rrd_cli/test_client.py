@@ -9,7 +9,7 @@ import pytest
 from daemon.wire import control
 from rrd_cli import client as client_module
 from rrd_cli.client import Client
-from rrd_cli.errors import CliError, NoDaemonError
+from rrd_cli.errors import CliError, NoDaemonError, UsageError
 from tests.rrd_cli.conftest import HangupError
 
 
@@ -20,6 +20,22 @@ def test_a_verb_is_said_and_answered(fake):
         assert client.daemon_pid == 4711
     assert fake.said("hello") == [{"protocol": 1, "agent": client_module.AGENT, "pid": os.getpid()}]
     assert fake.said("ls") == [{"x": 1}]
+
+
+@pytest.mark.parametrize(("args", "message", "hint"), [
+    ({"path": "/x/\udcff.rrd"}, r"not UTF-8: /x/\\udcff.rrd", "rename it"),
+    ({"source": ["x" * control.MAX_MESSAGE]}, "too much for one request: message of 10486", "name fewer"),
+])
+def test_what_cannot_be_said(fake, args, message, hint):
+    """Nothing of it is sent, and the connection goes on."""
+    fake.on("save", {})
+    with Client() as client:
+        for say in (client.call, client.begin):
+            with pytest.raises(UsageError, match=message) as caught:
+                say("save", args)
+            assert hint in caught.value.hint
+        client.call("save", {"path": "/x"})
+    assert (fake.said("save"), fake.connections) == ([{"path": "/x"}], 1)
 
 
 def test_many_verbs_share_a_connection(fake):

@@ -79,6 +79,13 @@ def test_longest_message() -> None:
         control.encode({"id": 1, "ok": {"a": "x" * (control.MAX_MESSAGE - overhead + 1)}})
 
 
+@pytest.mark.parametrize("message", [{"path": "/x/\udcff.rrd"}, {"paths": [{"/x/\udcff.rrd": 1}]}])
+def test_a_path_that_is_no_text(message: control.Message) -> None:
+    """Python has bytes that are not UTF-8 as lone surrogates; CBOR has no place for them."""
+    with pytest.raises(control.ProtocolError, match=r"not UTF-8: /x/\\udcff\.rrd"):
+        control.encode(message)
+
+
 def test_refused_before_it_is_there() -> None:
     """Of a message that is too long nothing but the length is kept."""
     decoder = control.Decoder()

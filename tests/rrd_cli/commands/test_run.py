@@ -119,6 +119,28 @@ def test_files_that_nobody_saw_open_are_named_and_not_taken(rrd, fake, tmp_path,
                                 f"rrd: written meanwhile, perhaps by it: {tmp_path}/new.rrd"]
 
 
+def test_names_that_are_not_utf8(rrd, daemon_runs, tmp_path, monkeypatch):
+    """An output of that name is refused before the program starts; a file that the program made is left out."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = rrd("run", "--save", "\udcff.rrd", "--", "echo", "ran")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: not UTF-8: {tmp_path}/\\udcff.rrd\nhint: ")
+    made = [tmp_path / "\udcff.rrd", tmp_path / "made.rrd"]
+    for path in made:
+        path.touch()
+
+    looked = tmp_path / "elsewhere" / "looked"  # where the program works, changes are signals
+    looked.parent.mkdir()
+
+    def look(pid):
+        looked.touch()
+        return map(str, made)
+    monkeypatch.setattr("rrd_cli.commands.run._open_files", look)
+    code, _, err = rrd("run", "-q", "--", "sh", "-c", "until [ -e elsewhere/looked ]; do sleep 0.01; done; exit 5")
+    assert (code, err) == (5, f"rrd: error: not taken, since its name is not UTF-8: {tmp_path}/\\udcff.rrd\n")
+    assert daemon_runs.said("run_end")[-1]["saved"] == [str(made[1])]
+
+
 def test_what_follows_the_programs_name_is_the_programs(rrd, daemon_runs):
     code, out, _ = rrd("run", "-q", "echo", "--save", "x.rrd", "--", "-q")
     assert (code, out) == (0, "--save x.rrd -- -q\n")
