@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -90,7 +91,12 @@ class FakeDaemon:
                 continue  # the client was faster
 
     def _spawn(self, target: Callable[..., None], *args: Any) -> None:
-        thread = threading.Thread(target=target, args=args, daemon=True)
+        def work() -> None:
+            # What `rrd run` waits for with blocked signals must not find a thread that would let all die of it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            target(*args)
+
+        thread = threading.Thread(target=work, daemon=True)
         self._threads.append(thread)
         thread.start()
 
