@@ -10,9 +10,11 @@ refused; nothing is created by merely asking for a path. Imports nothing heavy: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 SPARE = "daemon.sock"
@@ -38,24 +40,53 @@ def runtime_dir() -> Path:
 
 
 def state_dir() -> Path:
-    """Directory of what must outlive a reboot: `$XDG_STATE_HOME/rrd`, by default `~/.local/state/rrd`."""
-    return _xdg("XDG_STATE_HOME", ".local/state")
+    """Directory of what must outlive a reboot: `$XDG_STATE_HOME/rrd`, by default `~/.local/state/rrd`.
+
+    Raises:
+        PathError: neither the variable nor a home is there.
+    """
+    return base_dir("XDG_STATE_HOME", ".local/state") / "rrd"
 
 
 def config_dir() -> Path:
-    """Directory of the settings: `$XDG_CONFIG_HOME/rrd`, by default `~/.config/rrd`."""
-    return _xdg("XDG_CONFIG_HOME", ".config")
+    """Directory of the settings: `$XDG_CONFIG_HOME/rrd`, by default `~/.config/rrd`.
+
+    Raises:
+        PathError: neither the variable nor a home is there.
+    """
+    return base_dir("XDG_CONFIG_HOME", ".config") / "rrd"
 
 
 def cache_dir() -> Path:
-    """Directory of what can be made again: `$XDG_CACHE_HOME/rrd`, by default `~/.cache/rrd`."""
-    return _xdg("XDG_CACHE_HOME", ".cache")
+    """Directory of what can be made again: `$XDG_CACHE_HOME/rrd`, by default `~/.cache/rrd`.
+
+    Raises:
+        PathError: there is no home, nor a directory of what must outlive a reboot.
+    """
+    try:
+        return base_dir("XDG_CACHE_HOME", ".cache") / "rrd"
+    except PathError:
+        return state_dir() / "cache"  # a container that names a place for recordings need not name two
 
 
-def _xdg(variable: str, default: str) -> Path:
-    # The XDG specification says to ignore relative paths.
-    base = os.environ.get(variable, "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / default) / "rrd"
+def base_dir(variable: str, default: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """A base directory of the XDG specification.
+
+    Args:
+        variable: Names it; a relative path is ignored, as the specification has it.
+        default: Where it is in the user's home if the variable does not say.
+        environment: Where the variable is looked for.
+
+    Raises:
+        PathError: the variable does not say, and the user has no home (a uid without a name, in a container).
+    """
+    base = environment.get(variable, "")
+    if os.path.isabs(base):
+        return Path(base)
+    home = os.path.expanduser("~")
+    if not os.path.isabs(home):
+        raise PathError("HOME is not set and this user has no home directory", f"set HOME, or {variable}")
+    return Path(home) / default
 
 
 def socket_path() -> Path:
@@ -74,7 +105,11 @@ def socket_path() -> Path:
 
 
 def spare_socket_path() -> Path | None:
-    """Path of the second control socket, beside the recordings; None if it would be longer than a socket's may be."""
+    """Path of the second control socket, beside the recordings; None if it would be longer than a socket's may be.
+
+    Raises:
+        PathError: as `state_dir` does.
+    """
     path = state_dir() / SPARE
     return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None
 
@@ -96,7 +131,8 @@ def make_private(path: Path) -> Path:
         PathError: it cannot be made, is not a directory, or belongs to somebody else.
     """
     try:
-        path.mkdir(parents=True, mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # whatever it is
+            path.mkdir(parents=True, mode=0o700)
         found = path.lstat()
     except OSError as error:
         raise PathError(f"cannot make directory: {error.strerror}: {path}", "check the directory above it") from error

@@ -149,7 +149,10 @@ def read(environment: Mapping[str, str] = os.environ, path: Path | None = None) 
     Raises:
         SettingsError: something in either is not understood.
     """
-    path = path or config_path()
+    try:
+        path = path or config_path()
+    except paths.PathError:  # no home, so no file
+        path = Path(os.devnull)
     try:
         text = path.read_text()
     except FileNotFoundError:

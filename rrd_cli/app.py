@@ -54,6 +54,7 @@ def _run(args: list[str]) -> int:
 
     import typer
 
+    from daemon.paths import PathError
     from daemon.wire.control import VerbError
     from rrd_cli import tree
 
@@ -72,6 +73,8 @@ def _run(args: list[str]) -> int:
         return INTERRUPTED  # Ctrl-C or Ctrl-D at a question
     except VerbError as error:
         return _report(error.message, error.hint, USAGE if error.code == "usage" else FAILED)
+    except PathError as error:
+        return _report(str(error), error.hint, FAILED)
     except usage_error as error:
         return _usage(error)
 

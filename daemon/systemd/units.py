@@ -76,14 +76,20 @@ def quoted(word: str) -> str:
 
 
 def directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where a user's own units lie."""
-    base = environment.get("XDG_CONFIG_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "systemd" / "user"
+    """Where a user's own units lie.
+
+    Raises:
+        PathError: the user has no home.
+    """
+    return paths.base_dir("XDG_CONFIG_HOME", ".config", environment) / "systemd" / "user"
 
 
 def installed() -> bool:
     """Both units are in the user's directory."""
-    return all((directory() / name).is_file() for name in (SERVICE, SOCKET))
+    try:
+        return all((directory() / name).is_file() for name in (SERVICE, SOCKET))
+    except paths.PathError:
+        return False
 
 
 def listening(path: Path) -> bool:

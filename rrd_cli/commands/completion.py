@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from daemon import paths
 from rrd_cli import completions, render
 from rrd_cli.errors import CliError, UsageError
 from rrd_cli.tree import Verb, examples, group
@@ -57,8 +58,7 @@ def script(shell: str) -> str:
 def target(shell: str) -> Path:
     """Where a shell looks for a user's completions."""
     if shell == "fish":
-        base = os.environ.get("XDG_CONFIG_HOME") or ""
-        return (Path(base) if os.path.isabs(base) else Path.home() / ".config") / "fish" / "completions" / "rrd.fish"
+        return paths.base_dir("XDG_CONFIG_HOME", ".config") / "fish" / "completions" / "rrd.fish"
     if shell == "zsh":
         return _data_home() / "zsh" / "site-functions" / "_rrd"
     return _data_home() / "bash-completion" / "completions" / "rrd"
@@ -86,8 +86,7 @@ def _shell(name: str | None) -> str:
 
 
 def _data_home() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or ""
-    return Path(base) if os.path.isabs(base) else Path.home() / ".local" / "share"
+    return paths.base_dir("XDG_DATA_HOME", ".local/share")
 
 
 def _write(path: Path, text: str) -> None:

@@ -144,3 +144,17 @@ wait_for_test()
     ended(home)
     assert rows(link) == list(range(200))
     assert copy.read_bytes() == link.read_bytes()
+
+
+def test_no_home(home: Home, user: list[str]) -> None:
+    """A container's uid without a name has to be told of the runtime directory and of the recordings' place only."""
+    if not user:
+        missing("root, who alone can be a user without a name")
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        del home.env[name]
+    recorded = Path(__file__).parents[1] / "data" / "rrd" / "0.41.0.rrd"
+    for words in (["daemon", "stop"], ["save", "out.rrd", recorded], ["status"], ["daemon", "logs"]):
+        done = subprocess.run([*user, sys.executable, "-m", "rrd_cli", *words], env=home.env, cwd=home.path,
+                              capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert (home.path / "out.rrd").is_file()

@@ -91,6 +91,18 @@ def test_no_daemon(private, rrd, monkeypatch):
     assert err.startswith("error: the daemon ended as it started (exit status 1): no room\nhint: rrd daemon logs")
 
 
+@pytest.mark.parametrize(("words", "variable"), [
+    (["ls"], "XDG_STATE_HOME"), (["daemon", "logs"], "XDG_STATE_HOME"), (["config", "path"], "XDG_CONFIG_HOME"),
+    (["completion", "install", "bash"], "XDG_DATA_HOME"), (["completion", "install", "fish"], "XDG_CONFIG_HOME"),
+])
+def test_no_home(private, rrd, monkeypatch, words, variable):
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)
+    assert rrd(*words) == (1, "", (
+        f"error: HOME is not set and this user has no home directory\nhint: set HOME, or {variable}\n"))
+
+
 def test_interrupted(fake, rrd):
     fake.on("ls", lambda call: os.kill(os.getpid(), 2) or {})
     assert rrd("ls")[0] == 130
