@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rrd_cli.errors import FAILED, INTERRUPTED, OK, USAGE, CliError
+from rrd_cli.errors import FAILED, INTERRUPTED, OK, STDOUT, USAGE, CliError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +30,7 @@ CLASH_HINT: Final = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `rrd` with these arguments (by default sys.argv's) and return its exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    _open_what_is_closed()
     try:
         _check_installation()
         if args[:1] == ["_complete"]:  # at every press of Tab: typer would double its time
@@ -43,10 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(failure.message, failure.hint, failure.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has had enough. Python flushes stdout once more at exit: that must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has had enough
+        _give_up_stdout()
         return OK
+    except OSError as error:
+        where = error.filename
+        try:
+            sys.stdout.flush()
+        except OSError:  # once more: it was that
+            where = STDOUT
+            _give_up_stdout()
+        return _report(f"{error.strerror or error}{f': {where}' if where else ''}", "", FAILED)
+
+
+def _open_what_is_closed() -> None:
+    """Have all three standard streams, where whoever started us closed some.
+
+    Else the next socket or file would take the descriptor, and get what is printed. Close-on-exec: the program of
+    `rrd run` finds it closed, as it would without us. Standard input cannot be read, so that it is not taken for empty.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)  # the lowest that is free: the one that is missing
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - for the rest of our life
+
+
+def _give_up_stdout() -> None:
+    """Python flushes stdout once more at exit: that must not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(args: list[str]) -> int:

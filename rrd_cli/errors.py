@@ -12,6 +12,8 @@ USAGE = 2
 NO_DAEMON = 3
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+STDOUT = "standard output"
+"""What it is called where another error names a file."""
 
 
 class CliError(Exception):

@@ -12,6 +12,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from rrd_cli.errors import STDOUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import TextIO
@@ -233,13 +235,20 @@ def progress_line(what: str, done: int, total: int | None, elapsed: float) -> st
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """Write to standard output: the one way commands print. Bytes of a path that are no text are escaped."""
+    """Write to standard output: the one way commands print. Bytes of a path that are no text are escaped.
+
+    Raises:
+        OSError: it cannot be written; that says where.
+    """
     text = "\n".join(lines)
     try:
-        print(text)
-    except UnicodeEncodeError:
-        encoding = sys.stdout.encoding or "ascii"
-        print(text.encode(encoding, "backslashreplace").decode(encoding))
+        try:
+            print(text)
+        except UnicodeEncodeError:
+            encoding = sys.stdout.encoding or "ascii"
+            print(text.encode(encoding, "backslashreplace").decode(encoding))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, STDOUT) from error
 
 
 def note(text: str) -> None:

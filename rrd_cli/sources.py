@@ -9,6 +9,7 @@ what is not a pipe there is made into one, because the daemon takes pipes.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 import sys
@@ -93,8 +94,11 @@ def stdin_pipe() -> Iterator[int]:
     """
     try:
         mode = os.fstat(0).st_mode
-    except OSError as error:
-        raise CliError("standard input is closed", "prog --stdout | rrd save run.rrd -") from error
+        closed = fcntl.fcntl(0, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except OSError:
+        closed = True
+    if closed:
+        raise CliError("standard input is closed", "prog --stdout | rrd save run.rrd -")
     if os.isatty(0):
         raise UsageError("standard input is a terminal", "prog --stdout | rrd save run.rrd -")
     if stat.S_ISDIR(mode):

@@ -85,6 +85,9 @@ def _connect(path: Path) -> socket.socket:
         except PermissionError as error:
             connection.close()
             raise CliError(f"not allowed to talk to the daemon: {path}", "it belongs to another user") from error
+        except NotADirectoryError as error:  # there is none, then: who starts one says what is in the way
+            connection.close()
+            raise FileNotFoundError(*error.args) from error
         except OSError:
             connection.close()
             raise
@@ -118,7 +121,7 @@ def connect_or_start() -> socket.socket:
 def _start_lock(runtime: Path) -> Iterator[socket.socket | None]:
     """Hold the right to start the daemon; or get a connection, when somebody else has started it meanwhile."""
     deadline = time.monotonic() + LOCK_DEADLINE
-    lock = os.open(runtime / "start.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = _open(runtime / "start.lock", os.O_RDWR)
     try:
         while True:
             try:
@@ -140,10 +143,18 @@ def _start_lock(runtime: Path) -> Iterator[socket.socket | None]:
         os.close(lock)
 
 
+def _open(path: Path, flags: int) -> int:
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        hint = f"what it is and whose: ls -ld {path.parent} {path}"
+        raise NoDaemonError(f"cannot start the daemon: {error.strerror}: {path}", hint) from error
+
+
 def _spawn(state: Path) -> subprocess.Popen[bytes]:
     import subprocess  # 4 ms, and only who starts the daemon needs it
 
-    log = os.open(state / "daemon.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log = _open(state / "daemon.log", os.O_WRONLY | os.O_APPEND)
     try:
         return subprocess.Popen(
             keeper_command(),

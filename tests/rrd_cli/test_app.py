@@ -157,6 +157,58 @@ def test_a_closed_pipe_is_quiet(fake):
     assert process.wait(20) == 0
 
 
+def test_a_full_disk_is_an_error(fake):
+    """With much to print, where it fails at once, and with little, where it fails as it is written out."""
+    for count in (1, 5000):
+        fake.on("ls", {"recordings": [{"recording_id": "x" * 100, "state": "live"}] * count})
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*PYTHON, "ls", "--json"], stdout=full, stderr=subprocess.PIPE, check=False)
+        assert done.stderr == b"error: No space left on device: standard output\n"
+        assert done.returncode == 1
+
+
+def test_what_the_system_refuses_is_an_error(fake, rrd):
+    fake.on("ls", {})
+
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied", "/x/y")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rrd_cli.commands.ls.lines", refuse)
+        assert rrd("ls") == (1, "", "error: Permission denied: /x/y\n")
+
+
+def closed(words, descriptors):
+    """Say something with these of the standard streams closed."""
+    shell = " ".join([f"exec {' '.join(f'{fd}>&-' for fd in descriptors)};", 'exec "$@"'])
+    return subprocess.run(["sh", "-c", shell, "sh", *PYTHON, *words], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("descriptors", [[0], [1], [2], [0, 1, 2]])
+def test_closed_standard_streams(fake, descriptors):
+    fake.on("ls", {"recordings": [{"recording_id": "one", "state": "live"}]})
+    done = closed(["ls"], descriptors)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("one" in done.stdout) == (1 not in descriptors)
+
+
+def test_a_closed_standard_input_is_not_an_empty_one(fake, tmp_path):
+    done = closed(["save", str(tmp_path / "x.rrd"), "-"], [0])
+    assert (done.returncode, done.stderr.splitlines()[0]) == (1, "error: standard input is closed")
+    assert not fake.said("open")
+
+
+def test_a_program_finds_closed_what_was_closed(fake):
+    def run(call):
+        call.progress(ready=True, port=9876, error="")
+        return {"recordings": [{"recording_id": "one"}]}
+    fake.on("run", run)
+    fake.on("run_end", {})
+    shell = "for fd in 0 1 2; do [ -e /proc/$$/fd/$fd ] && code=1$code; done; exit ${code:-7}"
+    assert closed(["run", "--", "sh", "-c", shell], [0, 1, 2]).returncode == 7
+    assert closed(["run", "--", "sh", "-c", shell], [0, 1]).returncode == 1
+    assert closed(["run", "--", "sh", "-c", shell], [1]).returncode == 11
+
+
 class TestInstallation:
     """Another distribution installs a package `daemon`, too."""
 

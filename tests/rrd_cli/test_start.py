@@ -176,6 +176,25 @@ def test_a_path_too_long_for_a_socket(private, monkeypatch):
     assert "XDG_RUNTIME_DIR" in caught.value.hint
 
 
+@pytest.mark.parametrize("place", [paths.runtime_dir, paths.state_dir])
+def test_a_file_in_the_way(private, place):
+    place().touch()
+    with pytest.raises(FileNotFoundError):
+        start.connect()
+    with pytest.raises(CliError, match=f"not a directory: {place()}") as caught:
+        start.connect_or_start()
+    assert caught.value.hint == "remove it"
+
+
+@pytest.mark.parametrize("name", ["start.lock", "daemon.log"])
+def test_what_cannot_be_opened(private, name):
+    path = (paths.runtime_dir() if name == "start.lock" else paths.state_dir()) / name
+    path.mkdir(parents=True)
+    with pytest.raises(NoDaemonError, match=f"cannot start the daemon: Is a directory: {path}") as caught:
+        start.connect_or_start()
+    assert caught.value.hint == f"what it is and whose: ls -ld {path.parent} {path}"
+
+
 def test_a_directory_of_somebody_else_is_not_trusted(fake, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(CliError, match="not to you"):
