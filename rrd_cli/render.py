@@ -7,6 +7,7 @@ No colour and no progress where nobody looks: only on terminals, and NO_COLOR is
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import time
@@ -52,10 +53,11 @@ def pinned(source: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
 
 
 def as_json(value: object) -> str:
-    """JSON as `--json` prints it: indented, UTF-8, one object or list."""
+    """JSON as `--json` prints it: indented, one object or list; in ASCII where standard output is not UTF-8."""
     import json  # 5 ms that only --json pays
 
-    return json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    plain = codecs.lookup(sys.stdout.encoding or "ascii").name != "utf-8"
+    return json.dumps(value, indent=2, ensure_ascii=plain, default=_plain)
 
 
 def _plain(value: object) -> object:

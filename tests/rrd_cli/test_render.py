@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 
 import pytest
 
@@ -81,6 +82,17 @@ def test_styles_only_on_terminals(monkeypatch):
 
 def test_json_takes_what_comes():
     assert json.loads(render.as_json({"a": b"\xff", "b": 1.5, "c": {1}})) == {"a": "\ufffd", "b": 1.5, "c": "{1}"}
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "é 日"), ("UTF8", "é 日"), ("latin-1", "\\u00e9 \\u65e5"),
+                                                 ("ascii", "\\u00e9 \\u65e5")])
+def test_json_is_json_in_every_encoding(monkeypatch, encoding, shown):
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding=encoding, errors="strict"))
+    render.print_lines([render.as_json({"a": "é 日"})])
+    sys.stdout.flush()
+    assert out.getvalue().decode(encoding) == f'{{\n  "a": "{shown}"\n}}\n'
+    assert json.loads(out.getvalue()) == {"a": "é 日"}
 
 
 def test_pinned_keys_come_first_and_are_always_there():
