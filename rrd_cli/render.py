@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 UNITS: Final = ("kB", "MB", "GB", "TB", "PB")
 BAR_WIDTH = 24
+COLUMNS = 80
+"""Of a terminal that does not say how many it has."""
 REFRESH = 0.1
 """Seconds between two updates of a progress line."""
 
@@ -210,8 +212,16 @@ class Progress:
             return
         self._drawn_at = now
         self._shown = True
-        self._stream.write("\r" + progress_line(self._what, done, total, now - self._started) + "\x1b[K")
+        # A line that is longer than the terminal's would be two, and the next one would not take its place.
+        line = progress_line(self._what, done, total, now - self._started, self._columns() - 1)
+        self._stream.write(f"\r{line}\x1b[K")
         self._stream.flush()
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or COLUMNS
+        except OSError:
+            return COLUMNS
 
     def from_message(self, message: Mapping[str, Any]) -> None:
         """Show a progress message of the daemon: done_bytes, total_bytes."""
@@ -225,15 +235,35 @@ class Progress:
             self._shown = False
 
 
-def progress_line(what: str, done: int, total: int | None, elapsed: float) -> str:
-    """`saving run.rrd  ━━━━━━────  52%  1.2 GB of 2.3 GB  410.0 MB/s`"""
+def progress_line(what: str, done: int, total: int | None, elapsed: float, width: int) -> str:
+    """`saving run.rrd  ━━━━━━────  52%  1.2 GB of 2.3 GB  410.0 MB/s`
+
+    Args:
+        what: Verb in progress.
+        done: Bytes.
+        total: Bytes, if it is known.
+        elapsed: Seconds until now.
+        width: Columns that there are. Where they are too few, first the bar gets shorter, then what is in progress.
+    """
     rate = f"  {size(done / elapsed)}/s" if elapsed > 0.5 else ""
     if not total:
-        return f"{what}  {size(done)}{rate}"
+        return _cut(what, width, f"  {size(done)}{rate}")
     part = min(1.0, done / total)
-    filled = int(part * BAR_WIDTH)
-    bar = "━" * filled + "─" * (BAR_WIDTH - filled)
-    return f"{what}  {bar}  {part:4.0%}  {size(done)} of {size(total)}{rate}"
+    numbers = f"  {part:4.0%}  {size(done)} of {size(total)}{rate}"
+    room = max(0, min(BAR_WIDTH, width - _width(what) - len(numbers) - 2))
+    filled = int(part * room)
+    bar = f"  {'━' * filled}{'─' * (room - filled)}" if room else ""
+    return _cut(what, width, bar + numbers)
+
+
+def _cut(text: str, width: int, rest: str = "") -> str:
+    """A text and the rest of its line, in so many columns; … is where something had to go."""
+    room = width - len(rest)
+    if _width(text) > room:
+        while text and _width(text) >= room:
+            text = text[:-1]
+        text += "…"
+    return (text + rest)[:width]
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import pty
+import struct
 import sys
+import termios
 
 import pytest
 
@@ -101,10 +105,34 @@ def test_pinned_keys_come_first_and_are_always_there():
 
 
 def test_progress_line():
-    assert render.progress_line("saving x", 500_000, 2_000_000, 2.0) == (
+    assert render.progress_line("saving x", 500_000, 2_000_000, 2.0, 80) == (
         "saving x  ━━━━━━──────────────────   25%  500.0 kB of 2.0 MB  250.0 kB/s"
     )
-    assert render.progress_line("saving x", 500_000, None, 0.1) == "saving x  500.0 kB"
+    assert render.progress_line("saving x", 500_000, None, 0.1, 80) == "saving x  500.0 kB"
+
+
+@pytest.mark.parametrize(("what", "total", "width", "line"), [
+    ("saving run.rrd", 2_000_000, 60, "saving run.rrd  ━─────   25%  500.0 kB of 2.0 MB  250.0 kB/s"),
+    ("saving run.rrd", 2_000_000, 53, "saving run.rrd   25%  500.0 kB of 2.0 MB  250.0 kB/s"),
+    ("saving run.rrd", 2_000_000, 46, "saving …   25%  500.0 kB of 2.0 MB  250.0 kB/s"),
+    ("saving 日本.rrd", 2_000_000, 49, "saving 日…   25%  500.0 kB of 2.0 MB  250.0 kB/s"),
+    ("saving run.rrd", 2_000_000, 20, "…   25%  500.0 kB of"),
+    ("saving run.rrd", None, 30, "saving …  500.0 kB  250.0 kB/s"),
+])
+def test_progress_line_has_no_more_columns_than_there_are(what, total, width, line):
+    assert render.progress_line(what, 500_000, total, 2.0, width) == line
+    assert render._width(line) <= width
+
+
+def test_progress_looks_how_wide_the_terminal_is():
+    ours, theirs = pty.openpty()
+    with open(ours, "rb", 0) as screen, open(theirs, "w") as stream:
+        for columns in (0, 40, 120):
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+            with render.Progress("saving " + "x" * 200, stream) as progress:
+                progress.update(1, 2)
+            shown = screen.read(4096).decode().split("\x1b[K")[0].lstrip("\r")
+            assert len(shown) == (columns or 80) - 1
 
 
 def test_progress_draws_now_and_then_and_goes_away():
