@@ -110,7 +110,10 @@ def run(
     finally:
         if code is None:
             _unblock_signals(ours)
-    watcher.finish(files, ours)
+    try:
+        watcher.finish(files, ours)
+    except OSError as error:
+        render.note(f"rrd: error: {error}")
     raise typer.Exit(code)
 
 

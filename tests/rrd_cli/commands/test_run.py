@@ -119,6 +119,21 @@ def test_files_that_nobody_saw_open_are_named_and_not_taken(rrd, fake, tmp_path,
                                 f"rrd: written meanwhile, perhaps by it: {tmp_path}/new.rrd"]
 
 
+def test_the_exit_code_is_the_programs_when_its_end_cannot_be_told(rrd, daemon_runs, tmp_path, monkeypatch):
+    looked = tmp_path / "looked"
+
+    def refuse(*args):
+        raise OSError(24, "Too many open files")
+
+    def look(pid):
+        monkeypatch.setattr("rrd_cli.start.connect", refuse)
+        looked.touch()
+        return iter(())
+    monkeypatch.setattr("rrd_cli.commands.run._open_files", look)
+    assert rrd("run", "-q", "--", "sh", "-c", f"until [ -e {looked} ]; do sleep 0.01; done; exit 5") == (
+        5, "", "rrd: error: [Errno 24] Too many open files\n")
+
+
 def test_names_that_are_not_utf8(rrd, daemon_runs, tmp_path, monkeypatch):
     """An output of that name is refused before the program starts; a file that the program made is left out."""
     monkeypatch.chdir(tmp_path)
