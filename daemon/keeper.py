@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import resource
 import select
@@ -111,7 +112,8 @@ class Keeper:
         notified.register(self._notify, select.POLLIN)
         poll.register(self._notify, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        self._start()
+        if not self._start():
+            return 0
         while True:
             for fd, _ in poll.poll():
                 if fd == self._notify.fileno():
@@ -129,9 +131,8 @@ class Keeper:
                     return status
                 if status == EXIT_RESTART:
                     self._become_new()
-                if self._told_to_stop(self._delay(status)):
+                if self._told_to_stop(self._delay(status)) or not self._start():
                     return 0
-                self._start()
 
     def _heed(self) -> None:
         """Hand signals that have come on to the child."""
@@ -151,10 +152,29 @@ class Keeper:
                 self._heed()
         return self._stopping
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Have a child, as soon as there can be one; False: told to stop before. The pipes are held meanwhile."""
+        for delay in itertools.chain(BACKOFF_S[1:], itertools.repeat(BACKOFF_S[-1])):
+            try:
+                self._fork()
+            except OSError as error:  # too many processes or descriptors, no memory: that passes
+                with contextlib.suppress(OSError):  # the log's disk may be full, its terminal gone
+                    print(f"rrd-daemon: cannot start the daemon yet: {error}", file=sys.stderr, flush=True)
+                if self._told_to_stop(delay):
+                    break
+            else:
+                return True
+        return False
+
+    def _fork(self) -> None:
         self._ready_at = None
         alive_read, self._alive_write = os.pipe()
-        child = os.fork()
+        try:
+            child = os.fork()
+        except OSError:
+            os.close(alive_read)
+            os.close(self._alive_write)
+            raise
         if child == 0:
             try:
                 self._become_daemon(alive_read)

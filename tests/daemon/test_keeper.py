@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -214,6 +215,33 @@ class TestOne:
         finally:
             os.close(keeper._wake)
             os.close(wake)
+
+    def test_no_process_can_be_made(
+        self, keeper: Keeper, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """It is tried again until there is one: the keeper's end would be that of the pipes."""
+        failures = [errno.EAGAIN, errno.ENOMEM]
+        waited: list[float] = []
+        open_before = len(os.listdir("/proc/self/fd"))
+
+        def fork() -> int:
+            if failures:
+                raise OSError(failures[0], os.strerror(failures.pop(0)))
+            return 4711
+
+        def wait(seconds: float) -> bool:
+            waited.append(seconds)
+            return keeper._stopping
+
+        monkeypatch.setattr("daemon.keeper.os.fork", fork)
+        monkeypatch.setattr(keeper, "_told_to_stop", wait)
+        assert keeper._start()
+        assert (keeper._child, waited) == (4711, list(BACKOFF_S[1:3]))
+        assert "cannot start the daemon yet: [Errno 11]" in capsys.readouterr().err
+        os.close(keeper._alive_write)
+        keeper._stopping, failures = True, [errno.EAGAIN]
+        assert not keeper._start()
+        assert len(os.listdir("/proc/self/fd")) == open_before
 
     def test_ready_is_what_the_child_says(self, keeper: Keeper) -> None:
         keeper.listen()
