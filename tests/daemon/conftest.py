@@ -142,7 +142,8 @@ class Core:
             try:
                 self.status = await self.daemon.run([(descriptors.CONTROL, listener.detach()), *inherited])
             finally:
-                self.daemon.server._listener.close()
+                for one in self.daemon.server._listeners:
+                    one.close()
             self.ended.set()
 
     async def say(self, verb: str, *, fds: Sequence[int] = (), **args: Any) -> Message:
