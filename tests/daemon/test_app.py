@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from daemon import descriptors
-from daemon.app import KEEPER_LOST, process_name, process_started
+from daemon.app import KEEPER_LOST, _listeners, process_name, process_started
 from daemon.keeper import EXIT_CONFIG
 from daemon.settings import Settings, config_path
 from daemon.stream import UNKNOWN, Stream
@@ -94,13 +94,12 @@ class TestUpAndDown:
             await core.say("stop")
             assert await over(core) == 0
 
-    async def test_a_socket_is_needed(self, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-        core = make_core(home, monkeypatch)
-        core.listener.close()
+    def test_a_socket_is_needed(self) -> None:
         with pytest.raises(SystemExit, match="no socket was handed over"):
-            core.daemon._listener({descriptors.ALIVE: 1, f"{descriptors.STREAM_PREFIX}a": 2})
+            _listeners([(descriptors.ALIVE, 1), (f"{descriptors.STREAM_PREFIX}a", 2)])
         ours, other = socket.socketpair()
-        with other, core.daemon._listener({"rrd.socket": ours.detach()}) as found:  # systemd's name for it
+        (found,) = _listeners([("rrd.socket", ours.detach())])  # systemd's name for it
+        with other, found:
             assert not found.getblocking()
 
 
