@@ -47,7 +47,7 @@ from daemon.sinks.web import WebSink
 from daemon.spool.retention import Candidate, choose
 from daemon.stream import UNKNOWN, Stream
 from daemon.systemd import service
-from daemon.systemd.service import feed_watchdog
+from daemon.systemd.service import ask_for_time, feed_watchdog
 from daemon.takeover import Takeover
 from daemon.wire import control
 from daemon.wire.control import Message, VerbError
@@ -205,9 +205,13 @@ class Daemon:
         fds = {name.removeprefix(descriptors.STREAM_PREFIX): fd for name, fd in by_name.items()
                if name.startswith(descriptors.STREAM_PREFIX)}
         self._kept |= set(fds)
-        async with trio.open_nursery() as nursery:
-            for stream in self.hub.unfinished():
-                nursery.start_soon(self._go_on, stream, fds.pop(stream.id, -1))
+        unfinished = self.hub.unfinished()
+        async with trio.open_nursery() as asking:
+            asking.start_soon(ask_for_time, self.notifier, f"reading {len(unfinished)} unfinished recordings")
+            async with trio.open_nursery() as nursery:
+                for stream in unfinished:
+                    nursery.start_soon(self._go_on, stream, fds.pop(stream.id, -1))
+            asking.cancel_scope.cancel()
         for name, fd in fds.items():
             os.close(fd)
             self._give_back(name)

@@ -7,6 +7,7 @@ here does anything.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 """Python's levels and syslog's: journald reads `<3>` at the beginning of a line, sd-daemon(3)."""
+MORE_TIME_S = 60.0
+"""How much longer systemd is asked to wait: less than its TimeoutStartSec, so that the first time is soon enough."""
 SPOOL_PATIENCE_S = 0.5
 """Whoever had the spool is gone when its successor begins; a child of it may hold it until its exec."""
 LOCK_PATIENCE_S = 5.0
@@ -71,6 +74,19 @@ async def feed_watchdog(notifier: Notifier, period: float) -> None:
     while True:
         notifier.tell("WATCHDOG=1")
         await trio.sleep(period)
+
+
+async def ask_for_time(notifier: Notifier, doing: str) -> None:
+    """Have systemd wait for a start that takes long, until cancelled: else it kills the daemon, time and again.
+
+    Args:
+        notifier: Whom to ask.
+        doing: What takes long, for `systemctl status`.
+    """
+    while True:
+        await trio.sleep(MORE_TIME_S / 3)
+        with contextlib.suppress(OSError):
+            notifier.tell(f"EXTEND_TIMEOUT_USEC={MORE_TIME_S * 1_000_000:.0f}", f"STATUS={doing}")
 
 
 def systemd_run(environment: Mapping[str, str]) -> str | None:

@@ -181,6 +181,27 @@ class TestTakeUp:
         assert one.meta.reason == "the program has ended"
         nursery.cancel_scope.cancel()
 
+    async def test_long_logs_take_long(
+        self, home: Home, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """systemd is asked to wait for as long as they are read, and no longer."""
+        core = make_core(home, monkeypatch)
+        self.before(core, DATA, kind="stdin")
+        asked = trio.Event()
+
+        async def ask_for_time(*_: object) -> None:
+            asked.set()
+            await trio.sleep_forever()
+
+        async def take_up(_: Stream) -> None:
+            await asked.wait()
+
+        monkeypatch.setattr("daemon.app.ask_for_time", ask_for_time)
+        monkeypatch.setattr(core.hub, "take_up", take_up)
+        with trio.fail_after(30):
+            await self.again(core, nursery)
+        nursery.cancel_scope.cancel()
+
     async def test_outputs_go_on(
         self, home: Home, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

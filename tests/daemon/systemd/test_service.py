@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 
 import pytest
 
 from daemon import descriptors
-from daemon.systemd import service
+from daemon.systemd import service, units
 
 
 @pytest.mark.parametrize(("environment", "period"), [
@@ -32,6 +33,28 @@ async def test_feeding_ends_with_its_scope(autojump_clock, monkeypatch):
     with trio.move_on_after(10.5):
         await service.feed_watchdog(notifier, 1.0)
     assert told == [("WATCHDOG=1",)] * 11
+
+
+async def test_a_long_start_is_waited_for(autojump_clock, monkeypatch):
+    """systemd hears of it before its patience is over, and again in time; usually nothing is said."""
+    import trio
+
+    [patience] = re.findall(r"^TimeoutStartSec=(\d+)$", (units.HERE / units.SERVICE).read_text(), re.MULTILINE)
+    told = []
+    notifier = descriptors.Notifier(None)
+
+    def tell(*lines):
+        told.append(trio.current_time() - began)
+        assert lines == ("EXTEND_TIMEOUT_USEC=60000000", "STATUS=reading")
+        if len(told) == 2:
+            raise ConnectionRefusedError  # systemd executes itself anew
+
+    monkeypatch.setattr(notifier, "tell", tell)
+    began = trio.current_time()
+    with trio.move_on_after(70):
+        await service.ask_for_time(notifier, "reading")
+    assert told == pytest.approx([20.0, 40.0, 60.0])
+    assert told[0] < int(patience)
 
 
 @pytest.mark.parametrize(("level", "priority"), [
