@@ -58,7 +58,7 @@ async def _finish(hub: Hub, stream: Stream, limit: trio.CapacityLimiter) -> None
     hub.flowing(stream)
     stream.complete = True
     stream.close()
-    stream.meta.summary = stream.summary()
+    stream.meta.summary, stream.meta.mark = stream.summary(), {}
     hub.describe(stream)
     hub.reshaped()
 

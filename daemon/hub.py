@@ -37,6 +37,9 @@ log = logging.getLogger("rrd.hub")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STALL_RETRY_S = 1.0
 """How often a stream that found the spool's disk full tries again."""
+MARK_MESSAGES = 100_000
+MARK_EVERY_S = 5.0
+"""How often it is noted how far a log was walked: so many messages are walked in half a second."""
 FILES_KEPT_S = 30.0
 """Files read in place are let go of so long after their last use: whoever has just opened one is about to read it."""
 
@@ -204,13 +207,12 @@ class Hub:
             await self.read_again(stream, only_if_closed=True)
 
     async def read_again(self, stream: Stream, *, only_if_closed: bool = False) -> None:
-        """Count a log from its beginning: in a thread, for it may be long, and on the side, for others are reading.
+        """Count what is in a log: in a thread, for it may be long, and on the side, for others are reading.
 
         Raises:
             OSError: the log cannot be opened.
         """
-        found = Stream(stream.meta, stream.path, self.readers)
-        await trio.to_thread.run_sync(_read_log, found)
+        found = await trio.to_thread.run_sync(_read_log, stream)
         if found.log is None or (only_if_closed and stream.log is not None):
             return
         if stream.log is not None:
@@ -239,12 +241,29 @@ class Hub:
             log.error("stream %s: %s; everything before it is kept", stream.id, error)
         stream.header = scanner.header
         stream.concatenated = scanner.headers > 1
+        if stream.messages - stream.marked_messages >= MARK_MESSAGES:
+            self._mark(stream)
         if (scanner.position, scanner.data_end) != (stream.committed, stream.data_end) or stream.error:
             stream.committed, stream.data_end = scanner.position, scanner.data_end
             if len(stream.stores) != known:
                 self.reshaped()
             else:
                 self.changed()
+
+    def _mark(self, stream: Stream) -> None:
+        """Note how far a log was walked: a daemon that had to walk all of a long one would not be ready for minutes."""
+        now = time.monotonic()
+        if now - stream.marked_at < MARK_EVERY_S:
+            return
+        stream.marked_at, stream.marked_messages = now, stream.messages
+        try:
+            mark = stream.mark()
+        except OSError as error:
+            log.warning("cannot mark stream %s: %s", stream.id, error)
+            return
+        if mark:  # else the last one will do
+            stream.meta.mark = mark
+            self.describe(stream)
 
     def append(self, stream: Stream, frames: Iterable[tuple[int, Sequence[bytes | memoryview]]]) -> None:
         """Append whole frames, for an ingest that has them in hand.
@@ -413,16 +432,41 @@ class Hub:
         return feed
 
 
-def _read_log(stream: Stream) -> None:
-    """Open a log for writing and count what is in it. Runs in a thread.
+def _read_log(stream: Stream) -> Stream:
+    """Open a log for writing and count what is in it, from its mark if that is of this log. Runs in a thread.
+
+    Returns:
+        Another Stream of it.
 
     Raises:
         OSError: it cannot be opened or read.
     """
-    stream.log = Log(stream.path)
-    stream.size = stream.log.size
-    stream.scanner = Scanner(stream.log.fd)
+    found, mark = _open_log(stream), stream.meta.mark
+    if mark:
+        try:
+            found.go_on_from(mark)
+            _count(found)
+        except (KeyError, ValueError, TypeError) as error:  # FormatError, too: perhaps no frame ended there
+            log.warning("mark of %s is not to be believed, reading all of it: %s", stream.id, error)
+            found = _open_log(stream)
+        else:
+            return found
     with contextlib.suppress(FormatError):  # `advance` meets it again, and says so
+        _count(found)
+    return found
+
+
+def _open_log(stream: Stream) -> Stream:
+    found = Stream(stream.meta, stream.path, stream.readers)
+    found.log = Log(stream.path)
+    found.size = found.log.size
+    found.scanner = Scanner(found.log.fd)
+    return found
+
+
+def _count(stream: Stream) -> None:
+    if stream.scanner is not None and stream.log is not None:
+        stream.size = stream.log.size
         stream.note(stream.scanner.frames(stream.size), stream.log.fd)
 
 

@@ -21,6 +21,9 @@ from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError, Kind, StreamHeader
 UNKNOWN = "unknown"
 """Kind of a stream whose description is lost, or never was."""
 
+PROOF = 64
+"""Bytes before a mark that must still be there for it to be believed."""
+
 
 class RecordingKey(NamedTuple):
     """A recording as users name it; empty application ids are SDKs' that did not say."""
@@ -51,6 +54,7 @@ class Stream:
         ended: No more bytes will come.
         complete: The log has its footer and is on disk.
         opened_at: When somebody last asked for it, on the monotonic clock, seconds; of files that are read in place.
+        marked_messages, marked_at: What had come, and when it was (on the monotonic clock), at the last mark.
         stalled: Why nothing can be appended just now (disk full), or empty.
         generation: Which file the log is: its inode, cut to what every JSON reader can hold. A log that is written anew
             has its frames at other places, whenever that was and whoever was alive then.
@@ -77,6 +81,8 @@ class Stream:
         self.generation = 0
         self.stalled = ""
         self.dropped_bytes = 0
+        self.marked_messages = 0
+        self.marked_at = 0.0
 
     @property
     def id(self) -> str:
@@ -238,6 +244,35 @@ class Stream:
                        for raw, stats in self.stores.items()],
         }
 
+    def mark(self) -> dict[str, Any]:
+        """How far the log was walked, and what was found, so that the next daemon need not walk it all again.
+
+        Raises:
+            OSError: the log cannot be read.
+        """
+        scanner, file = self.scanner, self.log
+        if scanner is None or file is None or self.error or not scanner.between_frames:
+            return {}
+        found = {**self.summary(), "size": scanner.position, "data_end": scanner.data_end}
+        return {**found, "generation": self.generation, "before": _before(file.fd, scanner.position)}
+
+    def go_on_from(self, mark: dict[str, Any]) -> None:
+        """Have a scanner, and the counts, for the walk of the open log from a mark: it must prove itself.
+
+        Raises:
+            OSError: the log cannot be read.
+            KeyError, ValueError, TypeError: the mark is damaged, or not of this log as it is.
+        """
+        file, position = self.log, mark["size"]
+        if file is None or not 0 < position <= file.size:
+            raise ValueError("the log ends before it")
+        if mark["generation"] != generation_of(os.fstat(file.fd)) or mark["before"] != _before(file.fd, position):
+            raise ValueError("of another log")
+        self.load_summary(mark)
+        if self.header is None:
+            raise ValueError("without a header")
+        self.scanner = Scanner.going_on(file.fd, position, self.header)
+
     def load_summary(self, summary: dict[str, Any]) -> None:
         """Take what `summary` kept.
 
@@ -258,6 +293,12 @@ class Stream:
             raw = bytes.fromhex(text)
             self.stores[raw] = Stats(messages, size)
             self.keys[raw] = StoreId(kind, recording, application)
+
+
+def _before(fd: int, position: int) -> str:
+    """The bytes of a log before a position: what a log that lost its end, or is another, has not."""
+    start = max(0, position - PROOF)
+    return os.pread(fd, position - start, start).hex()
 
 
 def generation_of(found: os.stat_result) -> int:

@@ -1,11 +1,11 @@
 """One stream's log on disk: `<id>.rrd`, verbatim, and `<id>.json`, what is known of who wrote it.
 
     spool/20261122-181503-4f2a.rrd      the stream's bytes as the SDK wrote them; an ordinary .rrd at any moment
-    spool/20261122-181503-4f2a.json     who, when, how it ended; and, once complete, a summary
+    spool/20261122-181503-4f2a.json     who, when, how it ended; a mark while it grows; once complete, a summary
 
 Rules: a live log only grows (the rest of its last frame is still in the pipe); an ended one may lose a cut last frame
-and gets a footer, once; the summary is a shortcut and believed only while the log's size is the one it was made for.
-Synchronous, no trio.
+and gets a footer, once; the summary is a shortcut and believed only while the log's size is the one it was made for,
+the mark only while the log is the same file and has the same bytes before it. Synchronous, no trio.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def new_stream_id(now: float) -> str:
 class Meta:
     """What is known of a stream besides its bytes. Times are Unix seconds; `summary` is filled when it is complete.
 
-    `run` is the token of the `rrd run` whose program it is of; `ended_moment` is when it ended on the hub's own clock.
+    `run` is the token of the `rrd run` whose program it is of; `ended_moment` is when it ended on the hub's own clock;
+    `mark` is how far a log that still grows was walked, and what was found (Stream.mark).
     """
 
     id: str
@@ -61,6 +62,7 @@ class Meta:
     summary: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     ended_moment: float | None = None
+    mark: dict[str, Any] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Write it beside the log, whole or not at all.

@@ -86,6 +86,18 @@ class Scanner:
         """
         return self.end_seen and self._footer is None and self.ends >= self.headers
 
+    @property
+    def between_frames(self) -> bool:
+        """Stands behind a data frame of the only stream so far: its header is all it takes to go on from here."""
+        return self.position == self.data_end > HEADER_SIZE and self.headers == 1 and not self.ends
+
+    @classmethod
+    def going_on(cls, fd: int, position: int, header: StreamHeader) -> Scanner:
+        """One like that which stood at `position`, between frames, and had passed `header`."""
+        scanner = cls(fd, position)
+        scanner.header, scanner.headers = header, 1
+        return scanner
+
     def use(self, fd: int) -> None:
         """Read from another descriptor of the same log from now on."""
         self._fd = fd

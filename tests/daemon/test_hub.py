@@ -14,7 +14,7 @@ import trio.testing
 from daemon.hub import FILES_KEPT_S, STALL_RETRY_S, Hub
 from daemon.selection import Selection, resolve
 from daemon.spool.log import Meta
-from daemon.stream import UNKNOWN, RecordingKey, Stream
+from daemon.stream import PROOF, UNKNOWN, RecordingKey, Stream
 from daemon.wire.logmsg import BLUEPRINT
 from daemon.wire.rrd import FormatError, StreamHeader
 from tests.daemon.conftest import FULL, append, completed, ended, make_hub, opened, real
@@ -216,6 +216,78 @@ class TestLoad:
         append(again, two, data[-60:])
         assert (two.committed, two.messages) == (len(data), 6)
         two.close()
+
+    @pytest.fixture
+    def marked(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Stream:
+        """A live stream of a daemon that has died, whose first ten messages were noted."""
+        monkeypatch.setattr("daemon.hub.MARK_MESSAGES", 10)
+        one = opened(hub, stream(*numbered(4)))
+        append(hub, one, *numbered(5, "more"), arrow()[:7])
+        append(hub, one, arrow()[7:], *numbered(2, "last"), arrow()[:9])  # too soon after the other for a second mark
+        one.close()
+        return one
+
+    async def again(self, one: Stream) -> Stream:
+        """The same stream, taken up by the next daemon."""
+        hub = make_hub(one.path.parent)
+        hub.load()
+        two = hub.streams[one.id]
+        await hub.take_up(two)
+        append(hub, two, arrow()[9:])
+        two.close()
+        return two
+
+    async def test_what_was_walked_is_not_walked_again(self, marked: Stream) -> None:
+        mark = Meta.load(marked.path.with_suffix(".json")).mark
+        assert (mark["messages"], mark["size"]) == (11, len(stream(*numbered(4), *numbered(5, "more"))))
+        walked = mark["size"] - PROOF
+        marked.path.write_bytes(bytes(walked) + marked.path.read_bytes()[walked:])  # only the proof is looked at
+        two = await self.again(marked)
+        assert two.messages == marked.messages + 1 == 16
+        assert two.committed == two.data_end == two.size == marked.size + len(arrow()[9:])
+        assert [stats.messages for stats in two.stores.values()] == [7, 6, 3]
+        assert (two.header, two.sdk_version, two.keys) == (marked.header, marked.sdk_version, marked.keys)
+
+    @pytest.mark.parametrize("damage", [
+        {"size": 10**9}, {"size": -1}, {"size": 0}, {"size": "1"}, {"before": ""}, {"generation": 1}, {"version": None},
+        {"stores": [1]}, {"messages": "many"},
+    ])
+    async def test_a_mark_that_is_not_to_be_believed(
+        self, marked: Stream, damage: dict[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        meta = Meta.load(marked.path.with_suffix(".json"))
+        meta.mark |= damage
+        meta.save(marked.path.parent)
+        two = await self.again(marked)
+        assert "is not to be believed" in caplog.text
+        assert (two.messages, len(two.stores)) == (16, 3)
+        assert (two.header, two.sdk_version, two.keys) == (marked.header, marked.sdk_version, marked.keys)
+
+    async def test_a_mark_where_no_frame_ends(self, marked: Stream) -> None:
+        meta = Meta.load(marked.path.with_suffix(".json"))
+        at = meta.mark["size"] + 1
+        meta.mark |= {"size": at, "before": marked.path.read_bytes()[at - PROOF : at].hex()}
+        meta.save(marked.path.parent)
+        assert (await self.again(marked)).messages == 16
+
+    async def test_where_there_is_more_than_one_stream_no_mark_is_made(
+        self, hub: Hub, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What would have to be kept to go on there, too, is not worth it."""
+        monkeypatch.setattr("daemon.hub.MARK_MESSAGES", 1)
+        for data in (stream(*numbered(2), end="sealed"), stream(*numbered(2)) * 2, stream(*numbered(2)) + b"g" * 30):
+            one = opened(hub, data)
+            assert one.meta.mark == {}
+            one.close()
+
+    async def test_a_complete_log_has_no_mark(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("daemon.hub.MARK_MESSAGES", 1)
+        one = opened(hub, stream(*real(range(3))))
+        assert one.meta.mark
+        hub.end_stream(one, "test")
+        await completed(hub, one)
+        assert Meta.load(one.path.with_suffix(".json")).mark == {}
+        assert one.messages == 4
 
     async def test_take_up_of_garbage(self, hub: Hub) -> None:
         one = opened(hub, stream(*numbered(2)), b"g" * 30)
