@@ -26,6 +26,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import trio
@@ -77,7 +78,7 @@ class Daemon:
         self.notifier = notifier
         self.hub = Hub(paths.make_private(paths.state_dir() / "spool"))
         self.hub.on_end = self._stream_ended
-        self.hub.make_room = self.make_room
+        self.hub.make_room = partial(self.make_room, full=True)
         self.runs = Runs(self)
         self.hub.on_open = self.runs.opened
         self.pumps: dict[str, Pump] = {}
@@ -359,8 +360,8 @@ class Daemon:
 
     # -- retention ---------------------------------------------------------------------------------------------------
 
-    def expired(self) -> list[Stream]:
-        """Ended streams that retention would remove now."""
+    def expired(self, *, full: bool = False) -> list[Stream]:
+        """Ended streams that retention would remove now; at least one, if there is one, where the disk is `full`."""
         hub = self.hub
         read = {stream.id for sink in self.sinks.active() for stream in sink.feed.streams()}
         own = [stream for stream in hub.streams.values() if stream.kind != "file"]
@@ -379,11 +380,15 @@ class Daemon:
             max_bytes=self.settings.spool_max_bytes,
             # On a small disk the default would leave nothing at all.
             min_free=min(self.settings.spool_min_free_bytes, disk.total // 20),
+            full=full,
         )
         return [hub.streams[name] for name in chosen]
 
-    def make_room(self) -> int:
+    def make_room(self, *, full: bool = False) -> int:
         """Apply retention.
+
+        Args:
+            full: The disk has just refused bytes: as `expired`.
 
         Returns:
             Bytes freed on disk.
@@ -391,7 +396,7 @@ class Daemon:
         if not self._ready:
             return 0  # what the sinks of the daemon before still read is not known yet
         try:
-            freed = self.forget(self.expired(), dry_run=False)
+            freed = self.forget(self.expired(full=full), dry_run=False)
         except VerbError as error:
             log.error("retention: %s", error.message)
             return 0

@@ -22,23 +22,26 @@ class Candidate:
     frees: int
 
 
-def choose(candidates: Iterable[Candidate], *, total: int, free: int, max_bytes: int, min_free: int) -> list[str]:
+def choose(candidates: Iterable[Candidate], *, total: int, free: int, max_bytes: int, min_free: int,
+           full: bool = False) -> list[str]:
     """Ids to remove, oldest first, until both limits hold or nothing is left.
 
     Args:
         candidates: Logs that may go.
-        total: Bytes of the whole spool.
-        free: Bytes free on its disk.
-        max_bytes: The spool may be so large.
+        total: Bytes of all ended logs.
+        free: Bytes free on their disk.
+        max_bytes: The ended logs may be so large.
         min_free: So much of the disk is left to others.
+        full: The disk takes no more, whatever `free` says (a quota, no inodes): one goes that gives something back.
     """
     chosen = []
     for candidate in sorted(candidates, key=lambda one: one.ended_at):
-        if total <= max_bytes and free >= min_free:
+        if total <= max_bytes and free >= min_free and not full:
             break
         if total <= max_bytes and candidate.frees == 0:
             continue  # only space is short, and this one gives none back: a file elsewhere is the same one
         chosen.append(candidate.id)
         total -= candidate.size
         free += candidate.frees
+        full = full and candidate.frees == 0
     return chosen

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -240,6 +241,16 @@ class TestRetention:
         core.hub.end_stream(new, "test")
         await completed(core.hub, new)
         assert list(core.hub.streams) == [new.id]
+
+    async def test_a_quota(self, core: Core) -> None:
+        """The disk has room, but not for us: a program goes on at the cost of the oldest recording."""
+        old, newer = [await ended(core.hub, stream(*numbered(50, name))) for name in ("old", "newer")]
+        core.daemon.settings = Settings(spool_min_free_bytes=0)
+        live = opened(core.hub)
+        await core.hub.stalled(live, OSError(errno.EDQUOT, "Disk quota exceeded"))
+        assert set(core.hub.streams) == {newer.id, live.id}
+        assert not live.stalled
+        assert not old.path.exists()
 
     async def test_what_the_disk_keeps_is_logged(
         self, core: Core, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

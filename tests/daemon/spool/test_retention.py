@@ -34,6 +34,15 @@ def test_what_gives_nothing_back_stays_when_only_space_is_short() -> None:
     assert choose(candidates, total=20, free=0, max_bytes=15, min_free=0) == ["1"]
 
 
+def test_a_disk_that_refuses_bytes_is_full_whatever_it_says() -> None:
+    """A quota, or no inodes: one goes that gives something back, and no more before it is tried again."""
+    candidates = [old(1, 10, 0), old(2, 10), old(3, 10)]
+    assert choose(candidates, total=30, free=99, max_bytes=100, min_free=5, full=True) == ["2"]
+    assert choose(candidates, total=30, free=99, max_bytes=15, min_free=5, full=True) == ["1", "2"]
+    assert choose(candidates, total=30, free=0, max_bytes=100, min_free=20, full=True) == ["2", "3"]
+    assert choose(candidates[:1], total=10, free=99, max_bytes=100, min_free=5, full=True) == []
+
+
 @given(CANDIDATES, st.integers(0, 100), st.integers(0, 300), st.integers(0, 100))
 def test_the_limits_hold_or_nothing_is_left(candidates: list[Candidate], free: int, most: int, least: int) -> None:
     total = sum(one.size for one in candidates)
