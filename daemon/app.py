@@ -375,7 +375,7 @@ class Daemon:
         disk = shutil.disk_usage(hub.directory)
         chosen = choose(
             candidates,
-            total=sum(stream.size for stream in own),
+            total=sum(stream.size for stream in own if stream.ended),
             free=disk.free,
             max_bytes=self.settings.spool_max_bytes,
             # On a small disk the default would leave nothing at all.

@@ -252,6 +252,12 @@ class TestRetention:
         assert not live.stalled
         assert not old.path.exists()
 
+    async def test_a_large_live_stream_costs_no_ended_one(self, core: Core) -> None:
+        one = await ended(core.hub, stream(*numbered(5)))
+        core.daemon.settings = Settings(spool_max_bytes=2 * one.size, spool_min_free_bytes=0)
+        opened(core.hub, stream(*numbered(50, "live")))
+        assert core.daemon.expired() == []
+
     async def test_what_the_disk_keeps_is_logged(
         self, core: Core, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
