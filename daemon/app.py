@@ -26,7 +26,7 @@ import signal
 import socket
 import sys
 import time
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import trio
@@ -78,7 +78,7 @@ class Daemon:
         self.notifier = notifier
         self.hub = Hub(paths.make_private(paths.state_dir() / "spool"))
         self.hub.on_end = self._stream_ended
-        self.hub.make_room = partial(self.make_room, full=True)
+        self.hub.make_room = self.make_room
         self.runs = Runs(self)
         self.hub.on_open = self.runs.opened
         self.pumps: dict[str, Pump] = {}
@@ -363,18 +363,10 @@ class Daemon:
     def expired(self, *, full: bool = False) -> list[Stream]:
         """Ended streams that retention would remove now; at least one, if there is one, where the disk is `full`."""
         hub = self.hub
-        read = {stream.id for sink in self.sinks.active() for stream in sink.feed.streams()}
         own = [stream for stream in hub.streams.values() if stream.kind != "file"]
-        candidates = []
-        for stream in own:
-            if stream.complete and stream.id not in read:
-                with contextlib.suppress(OSError):
-                    alone = stream.path.stat().st_nlink == 1
-                    candidates.append(Candidate(stream.id, stream.ended_at or 0.0, stream.size,
-                                                stream.size if alone else 0))
         disk = shutil.disk_usage(hub.directory)
         chosen = choose(
-            candidates,
+            self._candidates(own),
             total=sum(stream.size for stream in own if stream.ended),
             free=disk.free,
             max_bytes=self.settings.spool_max_bytes,
@@ -384,7 +376,15 @@ class Daemon:
         )
         return [hub.streams[name] for name in chosen]
 
-    def make_room(self, *, full: bool = False) -> int:
+    def _candidates(self, streams: list[Stream]) -> Iterator[Candidate]:
+        read = {stream.id for sink in self.sinks.active() for stream in sink.feed.streams()}
+        for stream in streams:
+            if stream.complete and stream.id not in read:
+                with contextlib.suppress(OSError):
+                    alone = stream.path.stat().st_nlink == 1
+                    yield Candidate(stream.id, stream.ended_at or 0.0, stream.size, stream.size if alone else 0)
+
+    def make_room(self, full: bool = False) -> int:
         """Apply retention.
 
         Args:
@@ -397,8 +397,8 @@ class Daemon:
             return 0  # what the sinks of the daemon before still read is not known yet
         try:
             freed = self.forget(self.expired(full=full), dry_run=False)
-        except VerbError as error:
-            log.error("retention: %s", error.message)
+        except (VerbError, OSError) as error:
+            log.error("retention: %s", error.message if isinstance(error, VerbError) else error)
             return 0
         if freed["streams"]:
             log.info("retention removed %s, %d bytes", ", ".join(freed["recordings"]), freed["bytes"])

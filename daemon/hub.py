@@ -37,6 +37,8 @@ log = logging.getLogger("rrd.hub")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STALL_RETRY_S = 1.0
 """How often a stream that found the spool's disk full tries again."""
+LOOK_BYTES = 128 << 20
+"""How many bytes come in before the room on the disk is looked at again: one long stream could take all of it."""
 MARK_MESSAGES = 100_000
 MARK_EVERY_S = 5.0
 """How often it is noted how far a log was walked: so many messages are walked in half a second."""
@@ -60,7 +62,7 @@ class Hub:
         finish: Gives a file its footer: `finish_file`, or one of a test's own.
         on_open: Called with a stream when it begins, while its program still waits for us.
         on_end: Called with a stream when its last byte is in (to give its pipe back).
-        make_room: Called when the disk is full: frees what may be freed; the number of bytes freed.
+        make_room: Called when the disk is full (True), or may be soon: frees what may be freed; the bytes freed.
         pace: What viewers may take while programs log.
     """
 
@@ -75,9 +77,10 @@ class Hub:
     finish: Callable[[Path], Awaitable[dict[str, Any]]] = finish_file
     on_open: Callable[[Stream], None] | None = None
     on_end: Callable[[Stream], None] | None = None
-    make_room: Callable[[], int] | None = None
+    make_room: Callable[[bool], int] | None = None
     pace: Pace = field(init=False)
     _moment: float = 0.0
+    _looked: int = 0
     _lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     _shape_lot: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
 
@@ -249,6 +252,10 @@ class Hub:
                 self.reshaped()
             else:
                 self.changed()
+        if self.arrived - self._looked >= LOOK_BYTES:
+            self._looked = self.arrived
+            if self.make_room is not None:
+                self.make_room(False)
 
     def _mark(self, stream: Stream) -> None:
         """Note how far a log was walked: a daemon that had to walk all of a long one would not be ready for minutes."""
@@ -311,7 +318,7 @@ class Hub:
         """
         if error.errno not in FULL:
             raise error
-        freed = self.make_room() if self.make_room is not None else 0
+        freed = self.make_room(True) if self.make_room is not None else 0
         if freed:
             log.warning("spool's disk is full: removed %d bytes of ended recordings", freed)
             await trio.lowlevel.checkpoint()

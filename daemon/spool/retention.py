@@ -34,9 +34,14 @@ def choose(candidates: Iterable[Candidate], *, total: int, free: int, max_bytes:
         min_free: So much of the disk is left to others.
         full: The disk takes no more, whatever `free` says (a quota, no inodes): one goes that gives something back.
     """
-    chosen = []
+    def enough() -> bool:
+        return total <= max_bytes and free >= min_free and not full
+
+    chosen: list[str] = []
+    if enough():
+        return chosen  # as nearly always: thousands of candidates are not looked up for this
     for candidate in sorted(candidates, key=lambda one: one.ended_at):
-        if total <= max_bytes and free >= min_free and not full:
+        if enough():
             break
         if total <= max_bytes and candidate.frees == 0:
             continue  # only space is short, and this one gives none back: a file elsewhere is the same one

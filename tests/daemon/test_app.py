@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from daemon.stream import UNKNOWN, Stream
 from tests.conftest import Home
 from tests.daemon.conftest import Core, append, completed, ended, make_core, make_hub, opened, real
 from tests.helpers import frames
-from tests.helpers.frames import numbered, stream
+from tests.helpers.frames import arrow, numbered, stream
 
 DATA = stream(*real(range(5)))
 
@@ -257,6 +258,15 @@ class TestRetention:
         core.daemon.settings = Settings(spool_max_bytes=2 * one.size, spool_min_free_bytes=0)
         opened(core.hub, stream(*numbered(50, "live")))
         assert core.daemon.expired() == []
+
+    async def test_room_is_made_while_a_stream_grows(self, core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+        old = await ended(core.hub, stream(*numbered(50, "old")))
+        live = opened(core.hub, stream(*numbered(1)))
+        least = core.daemon.settings.spool_min_free_bytes
+        monkeypatch.setattr("daemon.app.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1 << 50, 0, least - 1))
+        monkeypatch.setattr("daemon.hub.LOOK_BYTES", 1)
+        append(core.hub, live, arrow())
+        assert old.id not in core.hub.streams
 
     async def test_what_the_disk_keeps_is_logged(
         self, core: Core, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -118,10 +118,20 @@ class TestAppend:
 
     async def test_room_is_made_first(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
         one = opened(hub)
-        hub.make_room = lambda: 4096
+        hub.make_room = lambda full: 4096 if full else 0
         await hub.stalled(one, FULL)  # without waiting
         assert not one.stalled
         assert "removed 4096 bytes" in caplog.text
+
+    async def test_room_is_looked_at_while_bytes_come(self, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not only when a stream ends: one that logs for days would fill the disk."""
+        looked: list[int] = []
+        hub.make_room = lambda full: full or looked.append(hub.arrived) or 0
+        one = opened(hub, stream(*numbered(1)))
+        monkeypatch.setattr("daemon.hub.LOOK_BYTES", size := 3 * len(arrow()))
+        for _ in range(7):
+            append(hub, one, arrow())
+        assert looked == [looked[0], looked[0] + size, looked[0] + 2 * size]
 
     async def test_other_errors_are_not_waited_for(self, hub: Hub) -> None:
         one = opened(hub)
