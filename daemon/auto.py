@@ -27,7 +27,7 @@ from daemon.selection import recordings_of
 from daemon.settings import Rule
 from daemon.sinks.runner import ACTIVE, describe
 from daemon.sinks.viewer import ViewerSink
-from daemon.spool.log import write_atomically
+from daemon.spool.log import read_json, write_atomically
 from daemon.stream import RecordingKey, Stream
 from daemon.wire.control import Message, VerbError
 
@@ -152,8 +152,7 @@ class Auto:
     def _load(self) -> None:
         """What was handled. What had ended before there were rules is not news either."""
         try:
-            self._done = {(str(rule), str(stream), str(name)) for rule, stream, name in
-                          json.loads(self._state.read_text())}
+            self._done = {(str(rule), str(stream), str(name)) for rule, stream, name in read_json(self._state)}
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError) as error:

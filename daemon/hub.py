@@ -13,6 +13,7 @@ import errno
 import logging
 import math
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
@@ -134,7 +135,8 @@ class Hub:
 
     def witness(self, moment: float | None) -> None:
         """There was such a moment, says a file of an earlier run."""
-        self._moment = max(self._moment, moment or 0.0)
+        if moment is not None:
+            self._moment = max(self._moment, moment)
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -147,7 +149,13 @@ class Hub:
         for name in list_streams(self.directory):
             # A log without its description was copied here by somebody: it is read like any other.
             path = self.directory / (name + SUFFIX)
-            found = path.stat()
+            try:
+                found = path.stat()
+                if not stat.S_ISREG(found.st_mode):
+                    raise OSError("no file")
+            except OSError as error:  # a symbolic link to nowhere, say
+                log.warning("%s is left alone: %s", path, error.strerror or error)
+                continue
             try:
                 meta = Meta.load(self.directory / (name + META_SUFFIX))
                 meta.id = name  # a copy of another's description names the other

@@ -281,18 +281,20 @@ class Stream:
         """
         version = summary["version"]
         if version:
-            major, minor, patch, tag = version
-            self.header = StreamHeader((major, minor, patch, tag), summary["compression"], 2)
+            major, minor, patch, tag = map(int, version)
+            self.header = StreamHeader((major, minor, patch, tag), int(summary["compression"]), 2)
         sdk = summary["sdk_version"]
-        self.store_version = (sdk[0], sdk[1], sdk[2]) if sdk else None
+        if sdk:
+            major, minor, patch = map(int, sdk)
+            self.store_version = (major, minor, patch)
         self.size = self.committed = int(summary["size"])
         self.data_end = int(summary["data_end"])
         self.messages = int(summary["messages"])
         self.dropped_bytes = int(summary["dropped_bytes"])
         for text, (kind, recording, application), messages, size in summary["stores"]:
             raw = bytes.fromhex(text)
-            self.stores[raw] = Stats(messages, size)
-            self.keys[raw] = StoreId(kind, recording, application)
+            self.stores[raw] = Stats(int(messages), int(size))
+            self.keys[raw] = StoreId(int(kind), str(recording), str(application))
 
 
 def _before(fd: int, position: int) -> str:

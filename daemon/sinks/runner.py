@@ -28,7 +28,7 @@ from daemon.feed import Feed
 from daemon.fence import HINT, Fence
 from daemon.hub import FILES_KEPT_S, Hub
 from daemon.selection import FILE, Selection
-from daemon.spool.log import write_atomically
+from daemon.spool.log import read_json, write_atomically
 from daemon.wire.rrd import FormatError
 
 log = logging.getLogger("rrd.sinks")
@@ -213,13 +213,13 @@ class SinkSet:
         """Start the sinks of an earlier run again."""
         for path in sorted(self.directory.glob("*.json")):
             try:
-                found = json.loads(path.read_text())
+                found = read_json(path)
                 kind = self.kinds[found["kind"]]
                 selection = Selection.from_json(found["selection"])
                 self.hub.witness(selection.live_since)
                 sink = kind.restore(self.hub, selection, found["target"], path.stem, found["options"])
                 sink.created_at = float(found["created_at"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 log.error("cannot restore sink %s: %r", path.stem, error)
                 continue
             sink.saved = lambda sink=sink: self._save(sink)  # type: ignore[misc]

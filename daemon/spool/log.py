@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import secrets
 import sys
@@ -80,7 +81,7 @@ class Meta:
             OSError: it cannot be read.
             ValueError: it is damaged.
         """
-        found = json.loads(path.read_text())
+        found = read_json(path)
         if not isinstance(found, dict) or not isinstance(found.get("id"), str):
             raise ValueError(f"not a stream's description: {path}")  # noqa: TRY004 - one error for every damage
         known = {name: found[name] for name in cls.__slots__ if name in found}
@@ -98,6 +99,33 @@ def _is_a(value: object, kind: Any) -> bool:  # noqa: ANN401 - a type, or a unio
         return isinstance(value, dict)
     # JSON has one kind of number: what was 3.0 may come back as 3.
     return isinstance(value, kind) or (isinstance(value, int) and isinstance(float(value), kind))
+
+
+def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever it says
+    """What a small file of ours says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged; also where it is JSON that we never write, and nobody could calculate with.
+    """
+    try:
+        return json.loads(path.read_text(), parse_float=_finite, parse_constant=_finite, parse_int=_small)
+    except RecursionError:
+        raise ValueError(f"nested too deep: {path}") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
+
+
+def _small(text: str) -> int:
+    value = int(text)
+    if value.bit_length() > 64:
+        raise ValueError(f"{text:.20}... is too large a number")
+    return value
 
 
 def write_atomically(path: Path, text: str) -> None:

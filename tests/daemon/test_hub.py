@@ -179,6 +179,7 @@ class TestLoad:
 
     @pytest.mark.parametrize("damage", [
         {"stores": "none"}, {"stores": [["zz", [1, "a", "b"], 1, 1]]}, {"version": [1]}, {"messages": "many"}, {},
+        {"stores": None}, {"stores": [["", [1, "a", "b"], "x", 1]]}, {"sdk_version": [1]},
     ])
     async def test_a_damaged_summary(self, hub: Hub, damage: dict[str, Any]) -> None:
         one = await ended(hub, stream(*numbered(3), end="sealed"))
@@ -321,6 +322,18 @@ class TestLoad:
         await completed(hub, one)
         assert one.messages == 51
         assert frames.frames_of(one.path.read_bytes()) == frames.frames_of(stream(*numbered(50)))
+
+    async def test_what_is_no_log(self, hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+        """It is left alone: nothing of it may keep the daemon from its start."""
+        (hub.directory / "link.rrd").symlink_to("/nowhere")
+        (hub.directory / "directory.rrd").mkdir()
+        os.mkfifo(hub.directory / "pipe.rrd")
+        one = await ended(hub, stream(*numbered(1)))
+        again = make_hub(hub.directory)
+        again.load()
+        assert list(again.streams) == [one.id]
+        for name in ("link", "directory", "pipe"):
+            assert f"{name}.rrd is left alone: no" in caplog.text.lower()
 
     async def test_a_spool_that_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):

@@ -63,7 +63,7 @@ class Paper(Sink):
     @classmethod
     def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
                 options: Mapping[str, Any]) -> Paper:
-        assert options["colour"] == "blue"
+        assert options["colour"].upper() == "BLUE"
         return cls(hub, target=target, id=id)
 
 
@@ -217,7 +217,9 @@ async def test_they_survive_the_daemon(hub: Hub, sinks: SinkSet, nursery: trio.N
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", {"kind": "unknown"}, {"options": {}}, {"selection": {}},
-                                    {"created_at": "long ago"}])
+                                    {"created_at": "long ago"}, "[" * 100_000, {"created_at": 9**999},
+                                    {"selection": NOTHING.to_json() | {"live_since": []}},
+                                    {"options": {"colour": ["blue"]}}])
 async def test_a_damaged_file_is_left_out(
     hub: Hub, sinks: SinkSet, damage: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,6 +196,14 @@ class TestMeta:
         with pytest.raises(ValueError, match=r"a\.json|Expecting"):
             Meta.load(path)
 
+    @pytest.mark.parametrize("number", ["1e400", "-Infinity", "NaN", "9" * 400, "9" * 9999, "[" * 100_000])
+    def test_numbers_that_are_none(self, tmp_path: Path, number: str) -> None:
+        """JSON of other hands: with an infinite moment of its end in it the hub's clock would stand still for ever."""
+        path = tmp_path / "a.json"
+        path.write_text(f'{{"id": "a", "kind": "shim", "ended_moment": {number}}}')
+        with pytest.raises(ValueError, match=r"number|too deep|Exceeds the limit"):
+            Meta.load(path)
+
     def test_binary(self, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         path.write_bytes(b"\xff\xfe\0")
