@@ -114,7 +114,8 @@ class Auto:
         """A sink of this rule is writing the recording still: it takes further streams by itself."""
         top = os.fspath(directory_of(rule.save))
         return any(sink.kind == "file" and sink.state in ACTIVE and sink.selection.recordings == frozenset([key])
-                   and sink.target.startswith(top) for sink in self._daemon.sinks.active())
+                   and not sink.selection.within and sink.target.startswith(top)
+                   for sink in self._daemon.sinks.active())
 
     def _save(self, rule: Rule, key: RecordingKey, stream: Stream) -> None:
         path = path_for(rule.save, key, stream)

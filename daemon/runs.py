@@ -180,13 +180,20 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def start_file(daemon: Daemon, key: RecordingKey, path: Path, *, force: bool) -> FileSink:
+def start_file(daemon: Daemon, key: RecordingKey, path: Path, *, force: bool, run: str = "") -> FileSink:
     """Write one recording to a file.
+
+    Args:
+        daemon: Where it is.
+        key: The recording.
+        path: Absolute.
+        force: Replace a file that is there.
+        run: Only what this run logged of it: a program may give each run the same recording id.
 
     Raises:
         OSError: the file is there (FileExistsError), or cannot be made.
     """
-    sink = FileSink(daemon.hub, Selection(key.label, frozenset([key])), path, force=force)
+    sink = FileSink(daemon.hub, Selection(key.label, frozenset([key]), within=run), path, force=force)
     daemon.sinks.add(sink)
     return sink
 

@@ -38,6 +38,7 @@ class Selection:
         streams: These streams, whole.
         live_since: Every stream that had not ended at this moment (of `Hub.moment`), or None.
         runs: Every stream of these runs.
+        within: Of the recordings, what streams of this run carry; empty, whichever streams carry them.
     """
 
     text: str
@@ -45,6 +46,7 @@ class Selection:
     streams: frozenset[str] = frozenset()
     live_since: float | None = None
     runs: frozenset[str] = frozenset()
+    within: str = ""
     _apps: frozenset[str] = field(default=frozenset(), repr=False)
 
     def __post_init__(self) -> None:
@@ -64,19 +66,23 @@ class Selection:
             and (stream.ended_moment is None or stream.ended_moment >= self.live_since)
         )
 
+    def _by_name(self, stream: Stream) -> bool:
+        """Recordings of this stream are among those that are meant by their names."""
+        if not self.recordings or (self.within and stream.meta.run != self.within):
+            return False
+        return stream.kind != "file"  # one that was named once is nobody's recording afterwards
+
     def takes(self, stream: Stream) -> bool:
         """Something of this stream is selected."""
         if self._all_of(stream):
             return True
-        if stream.kind == "file":  # one that was named once is nobody's recording afterwards
-            return False
-        return bool(self.recordings) and any(key in self.recordings for key in stream.recordings)
+        return self._by_name(stream) and any(key in self.recordings for key in stream.recordings)
 
     def whole(self, stream: Stream) -> bool:
         """All of this stream is selected, as far as it is known by now."""
         if self._all_of(stream):
             return True
-        recordings = stream.recordings
+        recordings = stream.recordings if self._by_name(stream) else {}
         return bool(recordings) and all(key in self.recordings for key in recordings)
 
     def stores(self, stream: Stream) -> set[bytes] | None:
@@ -98,6 +104,7 @@ class Selection:
             "streams": sorted(self.streams),
             "live_since": self.live_since,
             "runs": sorted(self.runs),
+            "within": self.within,
         }
 
     @classmethod
@@ -113,6 +120,7 @@ class Selection:
             frozenset(found["streams"]),
             found["live_since"],
             frozenset(found.get("runs") or ()),
+            str(found.get("within") or ""),
         )
 
 

@@ -70,6 +70,20 @@ def test_a_run_is_all_its_streams_now_and_later() -> None:
     assert not resolve(["run:"], by_id(ONE), 10.0).takes(ONE)
 
 
+def test_a_recording_within_a_run_is_what_that_run_logged_of_it() -> None:
+    mine, before, more = (made(name, ("same", "app")) for name in ("mine", "before", "more"))
+    both = made("both", ("same", "app"), ("else", "app"))
+    for stream in (mine, both):
+        stream.meta.run = "t0ken"
+    before.meta.run = "another"
+    selection = Selection("app/same", frozenset([RecordingKey("app", "same")]), within="t0ken")
+    selection = Selection.from_json(json.loads(json.dumps(selection.to_json())))
+    assert [one.id for one in (mine, before, more, both) if selection.takes(one)] == ["mine", "both"]
+    assert [one.id for one in (mine, before, more, both) if selection.whole(one)] == ["mine"]
+    assert selection.stores(both) == {frames.store_id("same", "app")}
+    assert not selection.open_ended
+
+
 @pytest.mark.parametrize(("terms", "code", "message"), [
     ([], "usage", "no recording was named"),
     (["abc"], "ambiguous", "2 recordings are meant by abc: camera/abcdef, camera/abcxyz"),
@@ -118,6 +132,8 @@ def test_streams_and_files() -> None:
     assert selection.streams == {"s3", "file:/data/x.rrd"}
     assert [stream.id for stream in ALL.values() if selection.takes(stream)] == ["s3", "file:/data/x.rrd"]
     assert all(selection.whole(ALL[name]) and selection.stores(ALL[name]) is None for name in selection.streams)
+    named = Selection("run-9", frozenset([RecordingKey("elsewhere", "run-9")]))
+    assert not named.whole(FILE), "who is fed with a recording is not fed with a file that has it, too"
 
 
 def test_live_is_what_had_not_ended_then() -> None:

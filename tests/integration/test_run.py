@@ -150,11 +150,12 @@ def test_several_processes_of_one_recording_are_one_file(runner, verify):
     script = runner.home.path / "chain.sh"
     script.write_text(f"{sys.executable} {runner.program} connect same 30 0 0\n"
                       f"{sys.executable} {runner.program} shim same 40 0 5\n")
-    code, _, err = runner.run("--save", "same.rrd", "--", "sh", script)
-    assert code == 5, err
-    verify(runner.home.path / "same.rrd")
-    assert rows(runner.home.path / "same.rrd") == sorted([*range(30), *range(40)])
-    assert not (runner.home.path / "same-2.rrd").exists()
+    for name in ("same.rrd", "again.rrd"):  # and what the run before logged of it is not in it
+        code, _, err = runner.run("--save", name, "--", "sh", script)
+        assert code == 5, err
+        verify(runner.home.path / name)
+        assert rows(runner.home.path / name) == sorted([*range(30), *range(40)])
+    assert sorted(path.name for path in runner.home.path.glob("*.rrd")) == ["again.rrd", "same.rrd"]
 
 
 def test_a_run_is_one_page(runner):

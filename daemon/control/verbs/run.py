@@ -143,15 +143,15 @@ class _Outputs:
                 self._streams[key] = len(streams)
                 continue
             self._streams[key] = len(streams)
-            await self._save_one(key)
+            await self._save_one(current, key)
 
-    async def _save_one(self, key: RecordingKey) -> None:
+    async def _save_one(self, current: Run, key: RecordingKey) -> None:
         assert self.path is not None
         own = self.files.get(key)
         path = Path(own) if own else self._free()
         try:
             sink = file_sink_of(self.call.daemon, path) or start_file(
-                self.call.daemon, key, path, force=self.force or own is not None)
+                self.call.daemon, key, path, force=self.force or own is not None, run=current.token)
         except OSError as error:
             await self._problem(f"cannot save to {path}: {describe(error)}")
             return

@@ -21,11 +21,14 @@ class Running:
 
     def __init__(self, core: Core) -> None:
         self.core = core
+        self.token = TOKEN
         self.answer: dict[str, Any] = {}
 
-    async def start(self, nursery: trio.Nursery, **args: Any) -> None:
+    async def start(self, nursery: trio.Nursery, *, token: str = TOKEN, **args: Any) -> None:
         async def say() -> None:
-            self.answer = await self.core.say("run", token=TOKEN, **args)
+            self.answer = await self.core.say("run", token=token, **args)
+
+        self.token = token
 
         nursery.start_soon(say)
         await self.told("ready")
@@ -40,7 +43,7 @@ class Running:
     def logs(self, recording: str) -> Stream:
         """A stream of the program: this process is it, its environment is not."""
         one = opened(self.core.hub, stream(*numbered(2, recording)), pid=os.getpid())
-        current = self.core.daemon.runs._runs[TOKEN]
+        current = self.core.daemon.runs._runs[self.token]
         if one not in current.streams:
             self.core.daemon.runs._take(one, current)
         self.core.hub.reshaped()
@@ -64,6 +67,21 @@ async def test_files_for_what_a_program_logs(core: Core, tmp_path: Path) -> None
         ("one", 3, False, str(out)), ("two", 3, False, str(tmp_path / "out-2.rrd"))]
     for name, path in (("one", out), ("two", tmp_path / "out-2.rrd")):
         assert frames.frames_of(path.read_bytes()) == frames.payloads(numbered(2, name))
+
+
+async def test_another_run_of_the_same_recording_is_not_in_the_file(core: Core, tmp_path: Path) -> None:
+    """A program gives each run the same recording id; a run of several processes is still one file."""
+    for token, processes in (("first", 1), ("second", 2)):
+        running = Running(core)
+        core.client.got.clear()
+        async with trio.open_nursery() as nursery:
+            await running.start(nursery, token=token, save=str(tmp_path / f"{token}.rrd"))
+            for one in [running.logs("same") for _ in range(processes)]:
+                core.hub.end_stream(one, "test")
+            await core.say("run_end", token=token)
+        (found,) = running.answer["recordings"]
+        written = frames.frames_of((tmp_path / f"{token}.rrd").read_bytes())
+        assert len(written) == found["messages"] == 3 * processes
 
 
 async def test_said_again_to_the_next_daemon(core: Core, tmp_path: Path) -> None:
