@@ -240,6 +240,62 @@ def _status(url: str) -> int:
         return 0
 
 
+PLAYED = """
+window.Worker = class {
+  constructor() { this.asked = []; window.feeder = this; }
+  postMessage(message) { this.asked.push(Object.keys(message)[0]); }
+  terminate() { this.ended = true; }
+};
+"""
+
+
+class Played:
+    """A page with a real viewer and no feed: what it is sent is said by the test."""
+
+    def __init__(self, tab: Tab, url: str) -> None:
+        self.tab = tab
+        tab.command("Page.addScriptToEvaluateOnNewDocument", source=PLAYED)
+        tab.goto(url)
+        tab.until("window.rrd && rrd.times.ready && feeder.asked.length === 1", 90)
+
+    def hears(self, message: str) -> None:
+        """A message of the feed, in JavaScript."""
+        self.tab.eval(f"feeder.onmessage?.({{ data: {message} }})")
+
+    def asks(self, *what: str) -> None:
+        """Wait until it has asked for exactly this, since the last time."""
+        self.tab.until(f"feeder.asked.length >= {len(what)}")
+        assert self.tab.eval("feeder.asked.splice(0)") == list(what)
+
+    @property
+    def shows(self) -> tuple[str, str]:
+        """Its state, and in words."""
+        return tuple(self.tab.eval("[rrd.state, document.getElementById('state').textContent]"))
+
+
+@pytest.fixture
+def played(daemon, open_tab):
+    return Played(open_tab("about:blank"), serve(daemon))
+
+
+def test_what_a_proxy_says_while_the_daemon_is_away_is_no_end(played):
+    played.asks("history")
+    for answer, shows in (
+        ("{ over: 'lost' }", "connection lost, trying again"),
+        ("{ over: 'refused', status: 502, problem: { error: 'the server says 502' } }",
+         "connection lost, trying again: the server says 502"),
+        ("{ over: 'refused', status: 429, problem: null }", "connection lost, trying again"),
+    ):
+        played.hears(answer)
+        played.asks("history")
+        assert played.shows == ("away", shows)
+    played.hears("{ begun: true }")
+    assert played.shows == ("history", "loading")
+    played.hears("{ over: 'refused', status: 403, problem: { error: 'no' } }")
+    assert played.tab.until("rrd.error") == "the address needs a new token: run `rrd serve`"
+    assert played.shows[0] == "failed"
+
+
 def test_a_stopped_tab_costs_nobody_anything(daemon, browser, open_tab):
     url = serve(daemon)
     stopped, running = open_tab(url), open_tab(url)

@@ -150,6 +150,9 @@ const ask = (what) =>
     worker.postMessage({ [what]: JSON.stringify({ source: config.source, resume: rrd.resume }) });
   });
 
+/** What a proxy says while nobody listens behind it, and whatever else may be over in a moment. */
+const passing = (status) => status >= 500 || status === 408 || status === 429;
+
 async function feed(first) {
   let pause = 100;
   for (let end = await first; ; end = await ask("history")) {
@@ -163,10 +166,10 @@ async function feed(first) {
       show("away");
     } else if (end.over === "refused" && end.status === 404) {
       show("waiting", end.problem.error);
-    } else if (end.over === "refused") {
+    } else if (end.over === "refused" && !passing(end.status)) {
       return show("failed", end.status === 403 ? "the address needs a new token: run `rrd serve`" : end.problem.error);
     } else if (rrd.state !== "waiting") {
-      show("away");
+      show("away", end.problem?.error);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, 3000);
