@@ -296,6 +296,20 @@ def test_what_a_proxy_says_while_the_daemon_is_away_is_no_end(played):
     assert played.shows[0] == "failed"
 
 
+@pytest.mark.parametrize("crash", [
+    "rrdViewer.open_channel('x').constructor.prototype.send_rrd = () => { throw new WebAssembly.RuntimeError('no') }",
+    "rrdViewer.stop()",  # what the notebook does when it has seen that the viewer panicked
+])
+def test_a_viewer_that_crashes_is_said(played, crash):
+    played.hears("{ begun: true }")
+    played.tab.eval(f"{crash}; 1")
+    played.hears("{ block: new Uint8Array(16) }")
+    assert played.shows == ("failed", "stopped: the viewer has crashed: reload the page")
+    played.hears("{ state: { live: 1, caught_up: true }, live: true }")
+    assert played.shows[0] == "failed"
+    assert played.tab.eval("feeder.ended") is True
+
+
 def test_a_stopped_tab_costs_nobody_anything(daemon, browser, open_tab):
     url = serve(daemon)
     stopped, running = open_tab(url), open_tab(url)

@@ -14,7 +14,7 @@ const options = () => ({ hide_welcome_screen: true, width: "100%", height: "100%
 /**
  * @param {{base: string, script: string, kind: string}} assets
  * @param {HTMLElement} parent
- * @returns the viewer, ready: `open_channel(name).send_rrd(bytes)`, and whatever its version has
+ * @returns the viewer, ready: `open_channel(name)` has `send_rrd(bytes)` and `ready`, false once it has crashed; and whatever its version has
  */
 export function startViewer(assets, parent) {
   return assets.kind === "notebook" ? startNotebook(assets, parent) : startExecutable(assets, parent);
@@ -71,11 +71,14 @@ class ExecutableViewer {
 
   open_channel(name) {
     const id = crypto.randomUUID();
-    this.handle.open_channel(id, name);
+    const { handle } = this;
+    handle.open_channel(id, name);
     return {
-      ready: true,
-      send_rrd: (data) => this.handle.send_rrd_to_channel(id, data),
-      close: () => this.handle.close_channel(id),
+      get ready() {
+        return !handle.has_panicked();
+      },
+      send_rrd: (data) => handle.send_rrd_to_channel(id, data),
+      close: () => handle.close_channel(id),
     };
   }
 }

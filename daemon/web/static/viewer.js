@@ -102,11 +102,22 @@ function data(block) {
   checkVersion(block);
   rrd.received += block.length;
   const { length } = block;
-  channel.send_rrd(block);
+  try {
+    channel.send_rrd(block);
+  } catch (error) {
+    return crashed(error);
+  }
   if (document.hidden) hiddenBytes += length;
   if (hiddenBytes < HIDDEN_LIMIT) return worker.postMessage({ taken: length });
   untaken += length;
   if (rrd.state !== "paused") show("paused");
+}
+
+/** What a viewer that has crashed is sent goes nowhere, and what it shows is not what there is. */
+function crashed(error) {
+  console.error("the viewer has crashed", error);
+  worker.terminate();
+  show("failed", "the viewer has crashed: reload the page");
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -133,7 +144,9 @@ let finish = () => {};
 let inbox = []; // until the viewer is ready
 
 function heard(message) {
-  if (message.block) data(message.block);
+  if (rrd.state === "failed") return;
+  if (!channel.ready) crashed(); // it drops what it is sent, and says nothing
+  else if (message.block) data(message.block);
   else if (message.state) state(message.state, message.live);
   else if (message.begun) {
     rrd.connections += 1;
