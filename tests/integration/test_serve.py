@@ -310,6 +310,23 @@ def test_a_viewer_that_crashes_is_said(played, crash):
     assert played.tab.eval("feeder.ended") is True
 
 
+def test_what_came_while_a_page_was_paused_shows_when_it_is_visible(played):
+    """All of it fits between feed and page: nothing more comes that would tell."""
+    hide = "Object.defineProperty(document, 'hidden', { value: %s, configurable: true })"
+    played.asks("history")
+    played.tab.eval("rrdViewer.open_channel('x').constructor.prototype.send_rrd = () => {}; " + hide % "true" + "; 1")
+    played.hears("{ begun: true }")
+    played.hears("{ block: new Uint8Array(65 << 20) }")
+    assert played.shows == ("paused", "paused while hidden")
+    played.hears("{ over: 'done' }")
+    played.asks("live")
+    played.hears("{ state: { live: 0, caught_up: true, ended: true, lag_bytes: 0, lag_messages: 0 }, live: true }")
+    assert played.shows[0] == "paused"
+    played.tab.eval(hide % "false" + "; document.dispatchEvent(new Event('visibilitychange'))")
+    assert played.shows == ("ended", "finished")
+    played.asks("taken")
+
+
 def test_a_stopped_tab_costs_nobody_anything(daemon, browser, open_tab):
     url = serve(daemon)
     stopped, running = open_tab(url), open_tab(url)

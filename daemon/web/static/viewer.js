@@ -25,6 +25,7 @@ const $ = (id) => document.getElementById(id);
 let channel = null;
 let hiddenBytes = 0;
 let untaken = 0; // bytes that a hidden tab leaves where they are
+let told = ["loading"]; // what the feed said last, also while the page is paused
 
 // -- what is shown -------------------------------------------------------------------------------------------------
 
@@ -48,6 +49,12 @@ function show(state, detail = "") {
   $("state").textContent = $("state").title = detail ? `${text}: ${detail}` : text; // narrow pages cut the text
   showLag();
   document.dispatchEvent(new CustomEvent("rrd", { detail: { state, detail } }));
+}
+
+/** The same for what the feed says: a page that is paused shows it when it goes on. */
+function tell(...what) {
+  told = what;
+  if (rrd.state !== "paused") show(...what);
 }
 
 function showLag() {
@@ -123,7 +130,7 @@ function crashed(error) {
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) return;
   hiddenBytes = 0;
-  if (rrd.state === "paused") show("history");
+  if (rrd.state === "paused") show(...told);
   if (untaken) worker.postMessage({ taken: untaken });
   untaken = 0;
 });
@@ -133,8 +140,8 @@ function state(message, live) {
   if ("lag_bytes" in message) rrd.lag = { messages: message.lag_messages, bytes: message.lag_bytes };
   if (message.caught_up && !rrd.times.caughtUp) rrd.times.caughtUp = performance.now();
   rrd.live = message.live;
-  if (live && !message.bulk && rrd.state !== "paused") {
-    show(message.ended ? "ended" : rrd.received || message.live ? "live" : "waiting");
+  if (live && !message.bulk) {
+    tell(message.ended ? "ended" : rrd.received || message.live ? "live" : "waiting");
   }
   showLag();
 }
@@ -150,7 +157,7 @@ function heard(message) {
   else if (message.state) state(message.state, message.live);
   else if (message.begun) {
     rrd.connections += 1;
-    if (rrd.state !== "live") show("history");
+    if (told[0] !== "live") tell("history");
   } else finish(message);
 }
 worker.onmessage = ({ data: message }) => (inbox ? inbox.push(message) : heard(message));
@@ -176,13 +183,13 @@ async function feed(first) {
     if (end.over === "bulk") continue;
     if (end.over === "refused" && end.status === 400 && rrd.resume) {
       rrd.resume = null; // from the beginning: what the viewer knows it knows by its ids
-      show("away");
+      tell("away");
     } else if (end.over === "refused" && end.status === 404) {
-      show("waiting", end.problem.error);
+      tell("waiting", end.problem.error);
     } else if (end.over === "refused" && !passing(end.status)) {
       return show("failed", end.status === 403 ? "the address needs a new token: run `rrd serve`" : end.problem.error);
-    } else if (rrd.state !== "waiting") {
-      show("away", end.problem?.error);
+    } else if (told[0] !== "waiting") {
+      tell("away", end.problem?.error);
     }
     await new Promise((resolve) => setTimeout(resolve, pause));
     pause = Math.min(pause * 2, 3000);
