@@ -116,10 +116,10 @@ class Selection:
         """
         return cls(
             str(found["text"]),
-            frozenset(RecordingKey(app, recording) for app, recording in found["recordings"]),
-            frozenset(found["streams"]),
+            frozenset(RecordingKey(str(app), str(recording)) for app, recording in found["recordings"]),
+            frozenset(map(str, found["streams"])),
             found["live_since"],
-            frozenset(found.get("runs") or ()),
+            frozenset(map(str, found.get("runs") or ())),
             str(found.get("within") or ""),
         )
 

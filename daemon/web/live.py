@@ -54,6 +54,8 @@ HELLO_S = 20.0
 """How long a page may take to say what it wants."""
 BULK_LAG = 64 << 20
 """A live page that is further behind is told to fetch: browsers receive that several times faster than a WebSocket."""
+MAX_CURSOR = 1 << 63
+"""Whoever counts on from a number of thousands of digits cannot write it down any more."""
 MAX_TERMS = 200
 """Selectors of one page."""
 
@@ -113,7 +115,7 @@ def open_feed(hub: Hub, asked: object) -> Feed:
         cursors = {str(name): _cursor(hub, str(name), state) for name, state in resume["cursors"].items()}
         feed = hub.feed(selection)
         feed.seek({name: state for name, state in cursors.items() if state is not None})
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, FormatError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, OSError, FormatError) as error:
         raise HttpError(400, "the place to resume at cannot be read") from error
     return feed
 
@@ -122,7 +124,7 @@ def _cursor(hub: Hub, name: str, state: Sequence[object]) -> CursorState | None:
     """A cursor as a page gave it back; None, from the beginning, if the log cannot have such a place."""
     cursor = CursorState(*(int(number) for number in state))  # type: ignore[call-overload]
     stream = hub.streams.get(name)
-    if stream is None or min(cursor) < 0:
+    if stream is None or min(cursor) < 0 or max(cursor) > MAX_CURSOR:
         return None
     beyond = cursor.generation == stream.generation and cursor.position > stream.data_end
     return None if beyond else cursor

@@ -223,7 +223,10 @@ class Connection:
         if self.websocket is not None:
             return False
         if self._http.their_state is h11.SEND_BODY:
-            await self.read_body()  # unread: keep the connection if it is small
+            try:
+                await self.read_body()  # unread: keep the connection if it is small
+            except HttpError as error:
+                raise Gone from error
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
             return True

@@ -190,6 +190,30 @@ async def test_requests_that_make_no_sense(tmp_path, body):
         assert answer.status == 400, answer.body
 
 
+@pytest.mark.parametrize("number", ["1e999", "1" + "0" * 400, "9" * 4300, "-1e999", "NaN"])
+async def test_numbers_to_resume_at_that_are_none(tmp_path, caplog, number):
+    async with served(tmp_path) as web:
+        stream = log_to(web.hub, "one", [b"a"])
+        told = (await web.ask("/stream?source=one")).states[-1]["resume"]
+        for part, keys in ((told["cursors"][stream.id], range(4)), (told["selection"], ["live_since"])):
+            for key in keys:
+                was, part[key] = part[key], "NUMBER"
+                body = json.dumps({"resume": told}).replace('"NUMBER"', number).encode()
+                part[key] = was
+                assert (await web.ask("/stream", method="POST", body=body)).status in (200, 400)
+    assert "a bug in rrd" not in caplog.text
+
+
+async def test_names_to_resume_at_that_are_none(tmp_path, caplog):
+    async with served(tmp_path) as web:
+        log_to(web.hub, "one", [b"a"])
+        told = (await web.ask("/stream?source=one")).states[-1]["resume"]
+        for key, names in (("recordings", [["app", "one"], [1, 2]]), ("streams", ["a", 1]), ("runs", ["a", None])):
+            asked = {**told, "selection": {**told["selection"], key: names}}
+            assert (await web.ask("/stream", method="POST", body=json.dumps({"resume": asked}).encode())).status == 200
+    assert "a bug in rrd" not in caplog.text
+
+
 @pytest.mark.parametrize("position", [1, 13, 29, 10**9, -1, 2**70])
 async def test_places_to_resume_at_that_are_none(tmp_path, position):
     """Whatever a page says, it gets whole frames or a refusal, and the server lives."""

@@ -89,6 +89,23 @@ async def test_a_body_that_is_too_long(dial):
         assert answer.status == 413
 
 
+async def test_a_body_that_nobody_reads(dial, caplog):
+    """One that is too long ends the connection: where the next request would begin is not looked for."""
+    async with serving(echo) as port:
+        stream = await dial(port)
+        for size, more in ((MAX_BODY, True), (MAX_BODY + 1, False)):
+            await stream.send_all(f"PUT /unread HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+            client = h11.Connection(h11.CLIENT)
+            client.send(h11.Request(method="PUT", target="/unread", headers=[("Host", "x")]))
+            assert (await read_answer(stream, client)).body == b"/unread"
+            await stream.send_all(b"x" * size)
+            if more:
+                assert (await exchange(stream, port, "/more")).body == b"/more"
+        assert await end_of(stream) == b""
+        await trio.testing.wait_all_tasks_blocked()
+    assert "a bug in rrd" not in caplog.text
+
+
 @pytest.mark.parametrize(("sent", "limit"), [
     (b"", "keep_alive_s"),
     (b"GET / HTTP/1.1\r\nHost: x\r\n", "head_s"),
