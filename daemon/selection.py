@@ -12,6 +12,8 @@ blueprint (same application) comes along.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -196,6 +198,7 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
     ids: set[str] = set()
     runs: set[str] = set()
     since: float | None = None
+    names: _Names | None = None
     for term in terms:
         if term == "@live":
             since = now
@@ -217,29 +220,54 @@ def resolve(terms: Sequence[str], streams: Mapping[str, Stream], now: float) -> 
                 raise VerbError("not-found", f"no such stream: {name}", "rrd status lists the streams")
             ids.add(name)
         else:
-            keys |= _named(term, recordings)
+            names = names or _Names(recordings)
+            keys |= names.find(term)
     return Selection(" ".join(terms), frozenset(keys), frozenset(ids), since, frozenset(runs))
 
 
-def _named(term: str, recordings: Sequence[Recording]) -> set[RecordingKey]:
-    exact = {recording.key for recording in recordings if recording.key.recording_id == term}
-    if len(exact) == 1:
-        return exact
-    app = {recording.key for recording in recordings if recording.key.application_id == term}
-    if app and not exact:
-        return app
-    fits = exact or {
-        recording.key
-        for recording in recordings
-        if recording.key.recording_id.startswith(term)
-        or f"{recording.key.application_id}/{recording.key.recording_id}" == term
-    }
-    if len(fits) == 1:
-        return fits
-    if fits:
-        raise VerbError("ambiguous", f"{len(fits)} recordings are meant by {term}: {_names(fits)}",
-                        "write more of the recording's id, or application/recording")
-    raise VerbError("not-found", f"no recording, application or file is called {term}", _what_there_is(recordings))
+class _Names:
+    """What recordings are called. A page's address may have hundreds of names: none is looked for among all of them."""
+
+    def __init__(self, recordings: Sequence[Recording]) -> None:
+        self._recordings = recordings
+        self._ids: dict[str, set[RecordingKey]] = {}
+        self._applications: dict[str, set[RecordingKey]] = {}
+        self._both: dict[str, set[RecordingKey]] = {}
+        for key in (recording.key for recording in recordings):
+            self._ids.setdefault(key.recording_id, set()).add(key)
+            self._applications.setdefault(key.application_id, set()).add(key)
+            self._both.setdefault(f"{key.application_id}/{key.recording_id}", set()).add(key)
+        self._sorted = sorted(self._ids)
+
+    def find(self, term: str) -> set[RecordingKey]:
+        """The recordings that a name means.
+
+        Raises:
+            VerbError: none, or several that it does not mean together.
+        """
+        exact = self._ids.get(term, set())
+        if len(exact) == 1:
+            return exact
+        app = self._applications.get(term)
+        if app and not exact:
+            return app
+        fits = exact or self._both.get(term, set()) | self._beginning(term)
+        if len(fits) == 1:
+            return fits
+        if fits:
+            raise VerbError("ambiguous", f"{len(fits)} recordings are meant by {term}: {_names(fits)}",
+                            "write more of the recording's id, or application/recording")
+        raise VerbError("not-found", f"no recording, application or file is called {term}",
+                        _what_there_is(self._recordings))
+
+    def _beginning(self, term: str) -> set[RecordingKey]:
+        """Those whose id begins with this."""
+        found: set[RecordingKey] = set()
+        for name in itertools.islice(self._sorted, bisect.bisect_left(self._sorted, term), None):
+            if not name.startswith(term):
+                break
+            found |= self._ids[name]
+        return found
 
 
 def default_recording(recordings: Sequence[Recording]) -> tuple[Recording, str]:

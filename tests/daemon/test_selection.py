@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,16 @@ def test_an_empty_spool(term: str) -> None:
     with pytest.raises(VerbError) as caught:
         resolve([term], {}, 10.0)
     assert caught.value.code == "not-found"
+
+
+def test_hundreds_of_names_are_found_as_quickly_as_one() -> None:
+    streams = by_id(*(made(f"s{n}", (f"rec-{n}", "app"), at=n) for n in range(2000)))
+    took = []
+    for count in (1, 500):
+        began = time.process_time()
+        assert len(resolve([f"app/rec-{n}" for n in range(count)], streams, 0.0).recordings) == count
+        took.append(time.process_time() - began)
+    assert took[1] < 5 * took[0], "a search for each takes 30 times as long, and holds up every program meanwhile"
 
 
 def test_an_id_before_a_prefix_and_an_id_before_an_application() -> None:
