@@ -56,8 +56,8 @@ BULK_LAG = 64 << 20
 """A live page that is further behind is told to fetch: browsers receive that several times faster than a WebSocket."""
 MAX_CURSOR = 1 << 63
 """Whoever counts on from a number of thousands of digits cannot write it down any more."""
-MAX_TERMS = 200
-"""Selectors of one page."""
+MAX_TERMS = 500
+"""Selectors of one page: as many as the list of recordings has rows."""
 
 CONTENT_TYPE = "application/x-rrd-blocks"
 

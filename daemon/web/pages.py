@@ -41,8 +41,8 @@ from daemon.wire.rrd import FormatError
 
 log = logging.getLogger("rrd.web")
 
-LISTED = 500
-"""Recordings on the page, newest first."""
+LISTED = live.MAX_TERMS
+"""Recordings on the page, newest first: all of them can be selected."""
 POLL_S = 25.0
 """How long a request for changes waits: less than what proxies take for dead."""
 POLL_GAP_S = 0.5

@@ -385,6 +385,32 @@ def test_the_list_opens_and_downloads(daemon, open_tab, tmp_path, verify):
     assert rows(tmp_path / "whole.rrd") == list(range(400))
 
 
+def test_the_list_says_what_cannot_be(daemon, open_tab):
+    """More than one address can hold; no token any more. What the server says is said by the test."""
+    tab = open_tab("about:blank")
+    tab.command("Page.addScriptToEvaluateOnNewDocument", source="""
+      window.fetch = () => new Promise((resolve) => (window.answer = resolve));
+      window.list = (count, length) => answer(new Response(JSON.stringify({ seen: 1, total: count, recordings:
+        Array.from({ length: count }, (_, n) => ({ name: `${n}`.padEnd(length, "x"), messages: 1, bytes: 1 })) })));
+      window.has = (name) => document.getElementById("rows").innerHTML.includes(name);
+      window.text = (id) => document.getElementById(id).textContent;
+    """)
+    url = urlsplit(serve(daemon))
+    tab.goto(f"http://{url.netloc}/?{url.query.split('&')[1]}")
+    for length, said in ((80, "Open selected (500)"), (100, "Too many selected (500)")):
+        tab.until("window.answer !== undefined")
+        tab.eval(f"list(500, {length}); answer = undefined")
+        tab.until(f"document.querySelectorAll('#rows tr').length === 500 && has('{'x' * (length - 3)}')")
+        tab.eval("document.getElementById('select-all').click()")
+        assert tab.eval("text('open-selected')") == said
+        assert tab.eval("document.getElementById('open-selected').hasAttribute('href')") is said.startswith("Open")
+    for status, said in ((403, "the address needs a new token: run `rrd serve`"),
+                         (502, "the daemon is away, trying again…")):
+        tab.until("window.answer !== undefined")
+        tab.eval(f"answer(new Response('', {{ status: {status} }})); answer = undefined")
+        tab.until(f"text('summary') === {json.dumps(said)}")
+
+
 def test_reruns_own_viewers_open_the_address_of_a_recording(daemon, open_tab, rerun, tmp_path, verify):
     with Program(daemon, "app", rows=150, pause=0.02) as program:
         program.wait_row(20)

@@ -10,6 +10,9 @@ export function dropToken() {
   }
 }
 
+/** What a page says that is refused: it was another server's, or the token was changed. */
+export const NO_TOKEN = "the address needs a new token: run `rrd serve`";
+
 /** 12345678 -> "12.3 MB" */
 export function bytes(n) {
   if (n < 1000) return `${Math.round(n)} B`;

@@ -1,12 +1,14 @@
 // The list of recordings. Asks for changes with a request that waits for one; rows are kept, so focus and ticks stay.
-import { age, bytes, count, dropToken } from "./common.js";
+import { NO_TOKEN, age, bytes, count, dropToken } from "./common.js";
 
 dropToken();
 
 const $ = (id) => document.getElementById(id);
 const rows = new Map(); // name -> {tr, update, rate}
 let listing = JSON.parse($("config").textContent);
-let offline = false;
+let offline = ""; // why nothing new is heard
+
+const LONGEST = 48 << 10; // an address: the server takes 64 kB with all headers, and cookies of others are among them
 
 function cell(className, ...content) {
   const td = document.createElement("td");
@@ -86,19 +88,22 @@ function draw() {
   $("empty").hidden = Boolean(listing.recordings.length);
   const live = listing.recordings.filter((recording) => recording.live).length;
   const hidden = listing.total - listing.recordings.length;
-  $("summary").textContent = offline
-    ? "the daemon is away, trying again…"
-    : `${live} live, ${listing.total - live} finished` + (hidden > 0 ? `, the newest ${listing.recordings.length} are shown` : "");
+  $("summary").textContent =
+    offline ||
+    `${live} live, ${listing.total - live} finished` + (hidden > 0 ? `, the newest ${listing.recordings.length} are shown` : "");
   $("summary").className = offline ? "offline" : "dim";
   updateSelection();
 }
 
 function updateSelection() {
   const chosen = [...rows.values()].filter((row) => row.tick.checked);
+  const href = "/view?" + chosen.map((row) => "source=" + encodeURIComponent(row.name)).join("&");
+  const fits = href.length <= LONGEST;
   const open = $("open-selected");
-  open.setAttribute("aria-disabled", String(!chosen.length));
-  open.textContent = chosen.length ? `Open selected (${chosen.length})` : "Open selected";
-  if (chosen.length) open.href = "/view?" + chosen.map((row) => "source=" + encodeURIComponent(row.name)).join("&");
+  open.setAttribute("aria-disabled", String(!chosen.length || !fits));
+  open.textContent = (fits ? "Open selected" : "Too many selected") + (chosen.length ? ` (${chosen.length})` : "");
+  open.title = fits ? "" : "their names are too long for one address";
+  if (chosen.length && fits) open.href = href;
   else open.removeAttribute("href");
   $("select-all").checked = chosen.length > 0 && chosen.length === rows.size;
 }
@@ -116,10 +121,10 @@ async function follow() {
       const answer = await fetch("/api/recordings?since=" + (offline ? "" : listing.seen));
       if (!answer.ok) throw new Error(String(answer.status));
       listing = await answer.json();
-      offline = false;
+      offline = "";
       pause = 250;
-    } catch {
-      offline = true;
+    } catch (error) {
+      offline = error.message === "403" ? NO_TOKEN : "the daemon is away, trying again…";
       await new Promise((resolve) => setTimeout(resolve, pause));
       pause = Math.min(pause * 2, 4000);
     }

@@ -4,7 +4,7 @@
 //                 ^            any loss -> away, then again from where it was
 //
 // For embedding and tests: window.rrdViewer is the viewer, window.rrd what the page knows; events `rrd` on document.
-import { bytes, count, dropToken } from "./common.js";
+import { NO_TOKEN, bytes, count, dropToken } from "./common.js";
 import { startViewer } from "./glue.js";
 
 dropToken();
@@ -187,7 +187,7 @@ async function feed(first) {
     } else if (end.over === "refused" && end.status === 404) {
       tell("waiting", end.problem.error);
     } else if (end.over === "refused" && !passing(end.status)) {
-      return show("failed", end.status === 403 ? "the address needs a new token: run `rrd serve`" : end.problem.error);
+      return show("failed", end.status === 403 ? NO_TOKEN : end.problem.error);
     } else if (told[0] !== "waiting") {
       tell("away", end.problem?.error);
     }

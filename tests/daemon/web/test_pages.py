@@ -6,7 +6,7 @@ import re
 import pytest
 import trio
 
-from daemon.web.pages import CSP, Site
+from daemon.web.pages import CSP, LISTED, Site, load_static
 from daemon.wire.rrd import HEADER_SIZE
 from tests.helpers.web import HEADER, TOKEN, log_to, message, served, until_complete
 
@@ -181,7 +181,7 @@ async def test_a_page_that_comes_back_misses_nothing_of_what_ended_meanwhile(tmp
 @pytest.mark.parametrize("body", [
     b"", b"[]", b"{", b"[" * 100_000, b'{"source": 7}', b'{"source": ["one", 7]}', b'{"source": "/etc/passwd"}',
     b'{"resume": 7}', b'{"resume": {}}', b'{"resume": {"selection": {}, "cursors": {}}}',
-    json.dumps({"source": ["a"] * 201}).encode(),
+    json.dumps({"source": ["a"] * (LISTED + 1)}).encode(),
 ])
 async def test_requests_that_make_no_sense(tmp_path, body):
     async with served(tmp_path) as web:
@@ -245,6 +245,20 @@ async def test_several_sources_and_what_is_not_there(tmp_path):
         missing = await web.ask("/stream?source=three")
         assert missing.status == 404
         assert "three" in missing.json["error"]
+
+
+async def test_all_that_the_list_shows_can_be_selected(tmp_path, monkeypatch):
+    """At its longest, the address comes with the cookies of notebooks on the same host."""
+    monkeypatch.setattr("daemon.web.assets.own_site", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    longest = int(re.search(rb"LONGEST = (\d+) << 10", load_static()["index.js"])[1]) << 10
+    async with served(tmp_path) as web:
+        log_to(web.hub, "one", [b"x"])
+        sources = ["source=app/one"] * LISTED
+        address = "/view?" + "&".join(sources)
+        address += "x" * (longest - len(address))
+        assert (await web.ask(address, headers={"Cookie": "notebook=" + "x" * 8192})).status == 200
+        assert len((await web.ask("/stream?" + "&".join(sources))).data) == 1
 
 
 async def test_without_a_viewer_the_page_says_what_to_install(tmp_path, monkeypatch):
