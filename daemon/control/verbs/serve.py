@@ -44,12 +44,16 @@ async def run(call: Call) -> Message:
     """
     from daemon.web.assets import NoViewer
     from daemon.web.auth import is_loopback
+    from daemon.web.live import MAX_TERMS
 
     bind = call.text("bind", "")
     if not is_loopback(bind or "127.0.0.1") and call.flag("no_token") and not call.flag("allow_anyone"):
         raise VerbError("refused", f"everyone who reaches {bind} could see all recordings",
                         "leave out --no-token, or say --allow-anyone if that is meant")
     terms = await _terms(call)
+    if len(terms) > MAX_TERMS:
+        raise VerbError("refused", f"{len(terms)} recordings are more than one page takes, which is {MAX_TERMS}",
+                        "rrd serve @all takes all there are; /, without /view, lists them to choose from")
     sink = _running(call)
     fresh = sink is None
     if sink is None:

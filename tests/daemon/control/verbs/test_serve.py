@@ -72,6 +72,17 @@ async def test_browsers_and_tunnels(core: Core, page: dict[str, Any]) -> None:
         False, f"ssh -N -L {port}:127.0.0.1:{port} me@10.0.0.1 -p 2222")
 
 
+async def test_more_recordings_than_a_page_takes(core: Core, page: dict[str, Any],
+                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.web.live.MAX_TERMS", 1)
+    opened(core.hub, stream(*numbered(1, "one"), *numbered(1, "two")))
+    assert await core.refused("serve", port=0, source=["app"]) == (
+        "refused", "2 recordings are more than one page takes, which is 1",
+        "rrd serve @all takes all there are; /, without /view, lists them to choose from")
+    assert core.daemon.sinks.sinks == {}
+    assert (await core.say("serve", port=0, source=["@all"]))["sink"]["state"] == "following"
+
+
 async def test_what_is_refused(core: Core, page: dict[str, Any], tmp_path: Path) -> None:
     assert await core.refused("serve", bind="0.0.0.0", no_token=True) == (
         "refused", "everyone who reaches 0.0.0.0 could see all recordings",
