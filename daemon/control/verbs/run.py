@@ -131,6 +131,18 @@ class _Outputs:
             raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}")
         if path.exists() and not self.force and os.fspath(path) not in self.files.values():
             raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name")
+        self._writes(path)
+
+    def _writes(self, path: Path) -> FileSink | None:
+        """The sink of this run that writes a file already: a daemon before has begun it.
+
+        Raises:
+            VerbError: another output is writing it.
+        """
+        sink = file_sink_of(self.call.daemon, path)
+        if sink is not None and sink.selection.within != self.call.text("token"):
+            raise VerbError("exists", f"sink {sink.id} is writing this file: {path}", f"rrd detach {sink.id} ends that")
+        return sink
 
     async def save(self, current: Run) -> None:
         """Have a file for each recording; again when another stream of it comes after its file was complete."""
@@ -150,10 +162,13 @@ class _Outputs:
         own = self.files.get(key)
         path = Path(own) if own else self._free()
         try:
-            sink = file_sink_of(self.call.daemon, path) or start_file(
+            sink = self._writes(path) or start_file(
                 self.call.daemon, key, path, force=self.force or own is not None, run=current.token)
         except OSError as error:
             await self._problem(f"cannot save to {path}: {describe(error)}")
+            return
+        except VerbError as error:
+            await self._problem(f"{error.message}   ({error.hint})")
             return
         self.sinks[key], self.files[key] = sink, os.fspath(path)
         await self.call.progress({"file": os.fspath(path), "recording": f"{key.application_id}/{key.recording_id}"})

@@ -84,6 +84,22 @@ async def test_another_run_of_the_same_recording_is_not_in_the_file(core: Core, 
         assert len(written) == found["messages"] == 3 * processes
 
 
+async def test_a_file_that_another_output_is_writing(core: Core, tmp_path: Path) -> None:
+    """Whatever --force says: that one would go on, and the run's rows would be nowhere."""
+    out = tmp_path / "out.rrd"
+    other = opened(core.hub, stream(*numbered(1, "same")))
+    running = Running(core)
+    async with trio.open_nursery() as nursery:
+        await running.start(nursery, save=str(out), force=True)
+        sink = (await core.say("save", path=str(out), stream=other.id))["sink"]
+        core.hub.end_stream(running.logs("same"), "test")
+        said, hint = f"sink {sink['id']} is writing this file: {out}", f"rrd detach {sink['id']} ends that"
+        assert (await running.told("problem"))["problem"] == f"{said}   ({hint})"
+        await core.say("run_end", token=TOKEN)
+    assert [found["file"] for found in running.answer["recordings"]] == [""]
+    assert await core.refused("run", token=TOKEN, save=str(out), force=True) == ("exists", said, hint)
+
+
 async def test_said_again_to_the_next_daemon(core: Core, tmp_path: Path) -> None:
     """Which files were made is sent along: they are not taken for somebody else's."""
     out = tmp_path / "out.rrd"
