@@ -345,6 +345,16 @@ class FileSink(Sink):
             raise
         return target
 
+    def _reopen(self, target: int) -> int:
+        """Open what is written to from now on; only then close `target`, which is the caller's until this returns.
+
+        Raises:
+            SinkFailed, OSError: it cannot be opened; `target` is open as before.
+        """
+        anew = self._open_target()
+        os.close(target)
+        return anew
+
     async def _follow_link(self, stream: Stream) -> bool:
         """Wait for the end of a log that is the file. False: the file must become something else."""
         self.following()
@@ -377,8 +387,7 @@ class FileSink(Sink):
             while True:
                 seen = self.hub.version
                 if self._copy_anew(stream):
-                    os.close(target)
-                    source, target = stream.source(), self._open_target()
+                    source, target = stream.source(), self._reopen(target)
                 if self._only_stream() is None:
                     return False
                 complete, messages = stream.complete, stream.messages
@@ -436,8 +445,7 @@ class FileSink(Sink):
                 seen = self.hub.version
                 if self._written_anew():
                     self._begin_beside()
-                    os.close(target)
-                    target = self._open_target()
+                    target = self._reopen(target)
                     self.feed.seek({})
                 batch = await self.feed.take(STEP)
                 if batch is not None:

@@ -325,6 +325,30 @@ class TestCopy:
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
         assert source.path.read_bytes() == OPEN + PARTS[1][:-9]
 
+    async def test_without_a_descriptor_for_the_new_file(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The old one is closed once, when there is a new one: its number would be another file's by then."""
+        one = opened(hub, OPEN)
+        open_target, targets, inodes = FileSink._open_target, [], []
+
+        def none_left(sink: FileSink) -> int:
+            if sink.beside and not inodes:
+                inodes.append(os.fstat(targets[-1]).st_ino)
+                raise OSError(errno.EMFILE, "Too many open files")
+            targets.append(open_target(sink))
+            return targets[-1]
+
+        monkeypatch.setattr(FileSink, "_open_target", none_left)
+        sink = saved(sinks, one_stream(one), out, copy=True)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        claimed = sink.inode
+        one.generation += 1
+        hub.changed()
+        await until(sink, lambda: inodes and not sink.beside)
+        assert inodes == [claimed]
+        assert out.read_bytes() == OPEN
+
     async def test_durable(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         one = opened(hub, OPEN[:-30])
         sink = saved(sinks, one_stream(one), out, copy=True)
