@@ -379,9 +379,9 @@ class FileSink(Sink):
         self._copy_anew(stream)
         target = self._open_target()
         try:
-            if not self.ending:
-                self.size = os.fstat(target).st_size
-            self.size, self.ending = min(self.size, stream.data_end), False
+            there = os.fstat(target).st_size
+            self.size = min(there, stream.data_end, *((self.size,) if self.ending else ()))
+            self.ending = False
             os.ftruncate(target, self.size)
             source = stream.source()
             while True:
@@ -438,6 +438,10 @@ class FileSink(Sink):
         """
         target = self._open_target()
         try:
+            if os.fstat(target).st_size < self.size:
+                # After a power cut the disk may have more of our json than of the file: what is missing, nobody knows.
+                self._begin_beside()
+                target = self._reopen(target)
             os.ftruncate(target, self.size)
             self.feed.seek(self._cursors)
             self._under_way = (0, 0)

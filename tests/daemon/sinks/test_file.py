@@ -325,6 +325,16 @@ class TestCopy:
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
         assert source.path.read_bytes() == OPEN + PARTS[1][:-9]
 
+    async def test_of_whose_end_a_power_cut_has_taken_a_part(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """What was noted when it was being detached is more than what is on disk: no hole takes its place."""
+        one = await ended(hub, WHOLE)
+        sink = FileSink(hub, one_stream(one), out, copy=True)
+        sink.hold()
+        out.write_bytes(OPEN[:200])
+        options = {**sink.options(), "size": len(OPEN), "ending": True}
+        await FileSink.restore(hub, one_stream(one), str(out), "again", options).deliver()
+        assert out.read_bytes() == WHOLE
+
     async def test_without_a_descriptor_for_the_new_file(
         self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -415,6 +425,21 @@ class TestMerge:
                 await again.deliver()
                 assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.frames_of(whole))
         assert (one.complete, two.complete) == (True, True)
+
+    async def test_of_which_a_power_cut_has_taken_a_part(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """What was noted is more than what is on disk: no row is lost, and what is left stays until all is there."""
+        one, two = opened(hub, OPEN), opened(hub, stream(*real(range(20, 40))))
+        selection = Selection("two", streams=frozenset([one.id, two.id]))
+        sink = saved(sinks, selection, out)
+        await until(sink, lambda: sink.lag() == (0, 0) and sink.delivered_messages == 42)
+        await gone(sinks, sink)
+        os.truncate(out, sink.size // 2)
+        again = FileSink.restore(hub, selection, str(out), "again", sink.options())
+        sinks._start(again)
+        for each in (one, two):
+            await finish(hub, each)
+        await done(again)
+        assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads([*PARTS, *real(range(20, 40))]))
 
     async def test_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         other = opened(hub, stream(*real((7, 8))))
