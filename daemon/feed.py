@@ -12,7 +12,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -97,12 +97,14 @@ class CursorState(NamedTuple):
         position: In the log, bytes.
         messages, bytes: Selected messages before it, and their bytes.
         generation: Which writing of the log `position` belongs to.
+        skipped: Bytes before `position` that were skipped, as long as what is pinned in them is not all delivered.
     """
 
     position: int = 0
     messages: int = 0
     bytes: int = 0
     generation: int = 0
+    skipped: int = 0
 
 
 class Cursor:
@@ -149,6 +151,20 @@ class Cursor:
 
 
 @dataclass(slots=True)
+class _Pinned:
+    """What of a log is to be delivered before all else.
+
+    Attributes:
+        frames: None while it is still to be seen what they are: what is pinned between `start` and the cursor.
+        start: Where what the cursor skipped begins; None if it skipped nothing.
+    """
+
+    generation: int
+    frames: list[Frame] | None
+    start: int | None = None
+
+
+@dataclass(slots=True)
 class _History:
     """What of a log is still to be delivered backwards.
 
@@ -179,7 +195,7 @@ class Feed:
         self.delivered_messages = 0
         self.skipped_messages = 0
         self._cursors: dict[str, Cursor] = {}
-        self._from_now: dict[str, tuple[int, list[Frame]]] = {}
+        self._first: dict[str, _Pinned] = {}
         self._history: dict[str, _History] = {}
         self._turn = 0
         self._streams: list[Stream] = []
@@ -224,6 +240,8 @@ class Feed:
         while passing:
             await trio.lowlevel.checkpoint()  # before a cursor moves: who is cancelled has lost nothing
             passing = False
+            if self._first:
+                await self._look_again()
             streams = self.streams()
             for index in range(len(streams)):  # take turns, so that a busy log does not starve the others
                 stream = streams[(self._turn + index) % len(streams)]
@@ -246,7 +264,7 @@ class Feed:
         Returns:
             None when the cursor stands where the log ends.
         """
-        if stream.id in self._from_now and (batch := self._pinned(stream, max_bytes)) is not None:
+        if stream.id in self._first and (batch := self._pinned(stream, max_bytes)) is not None:
             return batch
         cursor = self._cursor(stream)
         if cursor.generation == stream.generation and cursor.position >= stream.data_end:
@@ -263,11 +281,14 @@ class Feed:
         return Batch(stream, frames, start, cursor.position, stream.source())
 
     def _pinned(self, stream: Stream, max_bytes: int) -> Batch | None:
-        """The next of the frames that `skip_to_now` kept."""
-        generation, frames = self._from_now.pop(stream.id)
-        if generation != stream.generation:
+        """The next of the frames that come before all else."""
+        pinned = self._first.pop(stream.id)
+        if pinned.generation != stream.generation:
             # The log was written anew and they lie elsewhere: deliver everything rather than look for them.
             self._cursors[stream.id] = Cursor(stream)
+            return None
+        frames = pinned.frames
+        if not frames:
             return None
         count = size = 0
         for frame in frames:
@@ -276,7 +297,7 @@ class Feed:
                 break
             count += 1
         if frames[count:]:
-            self._from_now[stream.id] = (generation, frames[count:])
+            self._first[stream.id] = replace(pinned, frames=frames[count:])
         position = self._cursor(stream).position
         return Batch(stream, frames[:count], position, position, stream.source())
 
@@ -339,12 +360,12 @@ class Feed:
 
     def _delivered(self, stream: Stream) -> bool:
         cursor = self._cursors.get(stream.id)
-        return (cursor.position if cursor else 0) >= stream.data_end
+        return stream.id not in self._first and (cursor.position if cursor else 0) >= stream.data_end
 
     @property
     def caught_up(self) -> bool:
         """Everything that is in the logs now has been delivered."""
-        return not self._from_now and not self._history and all(self._delivered(stream) for stream in self.streams())
+        return not self._history and all(self._delivered(stream) for stream in self.streams())
 
     def lag(self) -> tuple[int, int]:
         """(messages, bytes) that are selected, in the logs, and not yet taken from this feed."""
@@ -366,7 +387,13 @@ class Feed:
 
     def cursors(self) -> dict[str, CursorState]:
         """Where every cursor stands, for `seek`; none while history is delivered backwards: they do not tell of it."""
-        return {} if self._history else {name: cursor.state for name, cursor in self._cursors.items()}
+        if self._history:
+            return {}
+        found = {name: cursor.state for name, cursor in self._cursors.items()}
+        for name, pinned in self._first.items():
+            if pinned.start is not None and pinned.generation == found[name].generation:
+                found[name] = found[name]._replace(skipped=found[name].position - pinned.start)
+        return found
 
     def seek(self, cursors: dict[str, CursorState]) -> None:
         """Go on where `cursors` stood; streams that are not in it start at their beginning.
@@ -374,8 +401,12 @@ class Feed:
         Raises:
             OSError: a log is gone.
         """
-        self._from_now.clear()
         self._history.clear()
+        self._first = {
+            name: _Pinned(state.generation, None, max(0, state.position - state.skipped))
+            for name, state in cursors.items()
+            if state.skipped and name in self.hub.streams
+        }
         self._cursors = {
             name: Cursor(self.hub.streams[name], state)
             for name, state in cursors.items()
@@ -385,7 +416,7 @@ class Feed:
 
     def rewind(self) -> None:
         """Start again at the beginning of everything."""
-        self._from_now.clear()
+        self._first.clear()
         self._history.clear()
         self._cursors.clear()
         self.delivered_messages = 0
@@ -422,8 +453,15 @@ class Feed:
                     state.generation, found.blocks, found.position, pinned, found.messages - len(pinned), left)
 
     async def _pass(self, stream: Stream) -> tuple[CursorState, Skimmed]:
-        """Move a cursor to the end of its log; what is pinned comes next."""
+        """Move a cursor to the end of its log; what is pinned comes next, after what still is to from before."""
         state, found = await self._skim(stream)
+        start: int = state.position
+        frames: list[Frame] | None = found.pinned
+        left = self._first.pop(stream.id, None)
+        if left is not None and left.start is not None and left.generation == state.generation:
+            start, frames = left.start, None if left.frames is None else [*left.frames, *found.pinned]
+        if frames != []:
+            self._first[stream.id] = _Pinned(state.generation, frames, start)
         self._cursors[stream.id] = Cursor(stream, CursorState(
             found.position, state.messages + found.messages, state.bytes + found.bytes, state.generation))
         self.delivered_messages += len(found.pinned)
@@ -437,23 +475,37 @@ class Feed:
         """
         for stream in list(self.streams()):
             if stream.data_end - self._cursor(stream).position > LONG:
-                await self._skim(stream)
+                state, found = await self._skim(stream)
+                if found.pinned:
+                    self._first[stream.id] = _Pinned(state.generation, found.pinned)
 
     async def _skim(self, stream: Stream) -> tuple[CursorState, Skimmed]:
-        """Set aside what is pinned between cursor and end; returns where the cursor stood, and what was seen."""
+        """See what lies between cursor and end; returns where the cursor stood, too."""
         while True:
             cursor = self._cursor(stream)
             cursor.refresh()
-            state, wanted = cursor.state, self.selection.stores(stream)
-            fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
-            try:
-                found = await trio.to_thread.run_sync(skim, fd, state.position, stream.data_end, wanted)
-            except FormatError as error:
-                raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(stream.path)) from error
-            finally:
-                os.close(fd)
+            state = cursor.state
+            found = await self._see(stream, state.position, stream.data_end)
             if stream.generation == state.generation:
-                break
-        if found.pinned:
-            self._from_now[stream.id] = (state.generation, found.pinned)
-        return state, found
+                return state, found
+
+    async def _look_again(self) -> None:
+        """See what is pinned in what was skipped before `seek`."""
+        while new := [one for one in self.streams() if one.id in self._first and self._first[one.id].frames is None]:
+            stream, pinned = new[0], self._first[new[0].id]
+            frames: list[Frame] = []
+            if pinned.generation == stream.generation:  # else see `_pinned`
+                end = min(self._cursor(stream).position, stream.data_end)
+                frames = (await self._see(stream, pinned.start or 0, end)).pinned
+            pinned.frames = frames
+
+    async def _see(self, stream: Stream, start: int, end: int) -> Skimmed:
+        """See in a thread what lies between two places of a log."""
+        wanted = self.selection.stores(stream)
+        fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
+        try:
+            return await trio.to_thread.run_sync(skim, fd, start, end, wanted)
+        except FormatError as error:
+            raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(stream.path)) from error
+        finally:
+            os.close(fd)

@@ -97,6 +97,68 @@ async def test_newest_first_of_a_log_that_is_written_anew(hub: Hub) -> None:
     assert set(await taken(feed)) == set(frames.payloads(every))
 
 
+def large_statics(count: int) -> list[bytes]:
+    """So large that each is a batch of its own."""
+    return [arrow(body=bytes([number]) * 600_000) for number in range(count)]
+
+
+async def test_a_position_before_all_that_is_pinned_is_delivered(hub: Hub) -> None:
+    """Who goes on from it gets what is pinned once more, what came since the skip, and nothing else."""
+    statics, old, live = large_statics(3), temporal(3, 100), temporal(2, 200)
+    one = opened(hub, stream(store_info(), *statics, *old))
+    feed = hub.feed(whole(one))
+    assert await feed.skip_to_now() == 3
+    append(hub, one, *live)
+    for _ in range(3):
+        place = feed.cursors()
+        assert place[one.id].skipped
+        again = hub.feed(whole(one))
+        again.seek(place)
+        assert not again.caught_up
+        assert again.cursors() == place
+        assert await taken(again) == frames.payloads([store_info(), *statics, *live])
+        assert await feed.take() is not None
+    assert feed.cursors()[one.id].skipped == 0
+    assert await taken(feed) == frames.payloads(live)
+
+
+async def test_a_position_in_a_log_that_is_written_anew(hub: Hub) -> None:
+    every = [store_info(), *large_statics(2), *temporal(2, 100)]
+    one = opened(hub, stream(*every))
+    feed = hub.feed(whole(one))
+    await feed.skip_to_now()
+    place = feed.cursors()
+    one.generation += 1
+    feed.seek(place)
+    assert await taken(feed) == frames.payloads(every)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+async def test_skipping_twice(hub: Hub, resumed: bool) -> None:
+    """What is pinned and was not delivered before the second time is not lost."""
+    statics, more = large_statics(3), arrow()
+    one = opened(hub, stream(store_info(), *statics, *temporal(2, 100)))
+    feed = hub.feed(whole(one))
+    await feed.skip_to_now()
+    if resumed:
+        feed.seek(feed.cursors())
+    append(hub, one, *temporal(2, 200), more)
+    assert await feed.skip_to_now() == 2
+    assert await taken(feed) == frames.payloads([store_info(), *statics, more])
+
+
+async def test_what_is_pinned_in_a_log_that_is_gone_is_not_waited_for(hub: Hub) -> None:
+    one = await ended(hub, stream(store_info(), *large_statics(2)))
+    feed = hub.feed(whole(one))
+    await feed.skip_to_now()
+    place = feed.cursors()
+    hub.forget(one)
+    assert feed.caught_up
+    feed.seek(place)
+    assert feed.caught_up
+    assert feed.cursors() == {}
+
+
 async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:
     one = opened(hub)
     feed = hub.feed(whole(one))

@@ -254,6 +254,22 @@ async def test_a_cut_before_anything_is_confirmed_skips_nothing(hub: Hub) -> Non
         nursery.cancel_scope.cancel()
 
 
+async def test_a_cut_before_all_that_is_pinned_is_confirmed(hub: Hub) -> None:
+    """A viewer without store infos and static chunks would show nothing that comes after them."""
+    statics = [(int(Kind.ARROW), chunk(number, times={})) for number in range(6)]
+    stream = stream_of(hub, [INFO, *statics, *(arrow(number) for number in range(50))])
+    async with receiver() as server:
+        sink = sink_for(hub, server.address, f"stream:{stream.id}", from_now=True)
+        server.cut_after = 1
+        with trio.fail_after(20), pytest.raises(SinkRetry):
+            await sink.deliver()
+        hub.append(stream, [(2, [arrow(999)[1]])])
+        finish(hub, stream)
+        with trio.fail_after(20):
+            await sink.deliver()
+        assert server.frames[1:] == [INFO, *statics, arrow(999)]
+
+
 async def test_somebody_else_gets_everything(hub: Hub) -> None:
     frames = [INFO, *(arrow(number) for number in range(10))]
     stream = stream_of(hub, frames)
