@@ -329,6 +329,8 @@ class Feed:
         cursor = self._cursors.get(stream.id)
         if cursor is None:
             cursor = self._cursors[stream.id] = Cursor(stream)
+        elif cursor.stream is not stream:  # a file that is read in place was opened again; its generation says if anew
+            cursor = self._cursors[stream.id] = Cursor(stream, cursor.state)
         return cursor
 
     def _walk(self, cursor: Cursor, wanted: set[bytes] | None, max_bytes: int) -> list[Frame]:
@@ -359,8 +361,12 @@ class Feed:
         return not self._history and all(stream.complete and self._delivered(stream) for stream in streams)
 
     def _delivered(self, stream: Stream) -> bool:
+        if stream.id in self._first:
+            return False
         cursor = self._cursors.get(stream.id)
-        return stream.id not in self._first and (cursor.position if cursor else 0) >= stream.data_end
+        if cursor is None:
+            return stream.data_end <= 0
+        return cursor.generation == stream.generation and cursor.position >= stream.data_end
 
     @property
     def caught_up(self) -> bool:

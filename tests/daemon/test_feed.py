@@ -320,6 +320,21 @@ async def test_a_log_that_was_written_anew_is_read_again(hub: Hub) -> None:
     assert feed.finished
 
 
+@pytest.mark.parametrize("numbers", [range(30), range(2)])
+async def test_a_file_that_was_changed_in_place_is_read_again(hub: Hub, tmp_path: Path, numbers: range) -> None:
+    """Grown or shrunk, and another verb has opened it since."""
+    path = frames.write(tmp_path / "f.rrd", stream(*real(range(3))))
+    feed = hub.feed(whole(await hub.open_file(path)))
+    assert await taken(feed) == frames.payloads(real(range(3)))
+    assert feed.finished
+    path.write_bytes(stream(*real(numbers)))
+    await hub.open_file(path)
+    assert not feed.caught_up
+    assert await taken(feed) == frames.payloads(real(numbers))
+    assert feed.finished
+    assert feed.lag() == (0, 0)
+
+
 async def test_a_damaged_log_is_the_disks_fault(hub: Hub) -> None:
     one = opened(hub, stream(*numbered(3)))
     feed = hub.feed(whole(one))
