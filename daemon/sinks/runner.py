@@ -65,7 +65,7 @@ class Sink(abc.ABC):
         self.hub = hub
         self.selection = selection
         self.target = target
-        self.id = id or f"{self.kind}-{secrets.token_hex(2)}"
+        self.id = id or self.draw_id()
         self.feed: Feed = hub.feed(selection)
         self.state = "starting"
         self.last_error = ""
@@ -73,6 +73,10 @@ class Sink(abc.ABC):
         self.done = trio.Event()
         self.saved: Callable[[], None] = lambda: None
         """Writes `options()` to the sink's file; set by the SinkSet."""
+
+    def draw_id(self) -> str:
+        """An id to be typed by people: so short that another sink may have it."""
+        return f"{self.kind}-{secrets.token_hex(2)}"
 
     def hold(self) -> None:  # noqa: B027 - most have nothing to hold
         """Take hold of the target, so that whoever asks for the sink knows at once whether it can be.
@@ -186,11 +190,13 @@ class SinkSet:
     def add(self, sink: Sink) -> None:
         """Take a sink in and start it.
 
-        It is written down first, so that a daemon that dies in between leaves no target that nobody owns.
+        It gets another id if its own is in use. It is written down first, so that a daemon that dies in between leaves no target that nobody owns.
 
         Raises:
             OSError: its target cannot be, or its file cannot be written; it is not taken in.
         """
+        while sink.id in self.sinks or self._path(sink).exists():
+            sink.id = sink.draw_id()
         sink.saved = lambda: self._save(sink)
         self._save(sink)
         try:

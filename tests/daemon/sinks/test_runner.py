@@ -90,6 +90,22 @@ async def test_complete(hub: Hub, sinks: SinkSet) -> None:
     assert sinks.sinks == {sink.id: sink}
 
 
+async def test_no_two_have_one_id(hub: Hub, sinks: SinkSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of one that is done either, nor that of a file which could not be restored."""
+    drawn = iter(["0001", "0001", "0001", "0002", "0003", "0001", "0004"])
+    monkeypatch.setattr("daemon.sinks.runner.secrets.token_hex", lambda _: next(drawn))
+    (sinks.directory / "paper-0003.json").write_text("from another day")
+    complete, second, third = Paper(hub, ["end"]), Paper(hub), Paper(hub)
+    sinks.add(complete)
+    await complete.done.wait()
+    sinks.add(second)
+    sinks.add(third)
+    assert list(sinks.sinks) == ["paper-0001", "paper-0002", "paper-0004"]
+    assert files(sinks) == ["paper-0002", "paper-0003", "paper-0004"]
+    await sinks.detach(third)
+    assert (sinks.active(), files(sinks)) == ([second], ["paper-0002", "paper-0003"])
+
+
 async def test_failed(hub: Hub, sinks: SinkSet, caplog: pytest.LogCaptureFixture) -> None:
     sink = Paper(hub, [SinkFailed("it is broken")])
     sinks.add(sink)
