@@ -340,6 +340,7 @@ class SinkSet:
             raise
         finally:
             self._detaching.discard(sink.id)
+            self.hub.changed()  # whoever waits above
             if again:
                 self._start(sink)
             elif sink.state in ACTIVE:

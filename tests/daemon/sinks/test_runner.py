@@ -177,6 +177,28 @@ async def test_detach_that_does_not_work(hub: Hub, sinks: SinkSet) -> None:
     assert (sink.state, sink.last_error, files(sinks)) == ("detached", "Input/output error: /t", [])
 
 
+async def test_two_detach_one_that_completes(hub: Hub, sinks: SinkSet) -> None:
+    """In the same moment, and nothing else happens that would wake the second; whose turn is first is chance."""
+    for _ in range(20):
+        sink, ending, end = Paper(hub), trio.Event(), trio.Event()
+
+        async def at_its_end(ending: trio.Event = ending, end: trio.Event = end) -> None:
+            with trio.CancelScope(shield=True):
+                ending.set()
+                await end.wait()
+
+        sink.deliver = at_its_end  # type: ignore[method-assign]
+        sinks.add(sink)
+        await ending.wait()
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(2):
+                    nursery.start_soon(sinks.detach, sink)
+                await trio.testing.wait_all_tasks_blocked()
+                end.set()
+        assert (sink.state, sink.tidied) == ("complete", 0)
+
+
 async def test_a_detach_that_is_given_up(hub: Hub, sinks: SinkSet) -> None:
     """Who waits for the same sink then has it detached after all."""
     sink = Paper(hub)
