@@ -27,6 +27,8 @@ STEP = 32 << 20
 """Bytes copied at once: long enough to be fast, short enough to be stopped."""
 NICE = 10
 """Copies are in nobody's way: their threads run at this niceness."""
+COPY_FILE_RANGE = getattr(os, "copy_file_range", None)
+"""Missing in a Python that was built against a glibc older than 2.27, whatever the system has."""
 SMALL_RANGE = 16 << 10
 """Runs of selected frames shorter than this on average are gathered in memory rather than copied one by one."""
 
@@ -82,13 +84,13 @@ def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:
     """
     if sys.platform == "linux":
         try:
-            done = os.copy_file_range(source, target, count, at, to)
+            done = COPY_FILE_RANGE(source, target, count, at, to) if COPY_FILE_RANGE is not None else 0
         except OSError as error:
             if error.errno not in (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
                 raise
-        else:
-            if done:
-                return done
+            done = 0
+        if done:
+            return int(done)
         os.lseek(target, to, os.SEEK_SET)
         done = os.sendfile(target, source, at, count)
     else:

@@ -63,7 +63,11 @@ class TestAside:
 
 
 class TestCopying:
-    def test_ranges_and_files(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("built", ["usual", "against an old glibc"])
+    def test_ranges_and_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built: str) -> None:
+        if built != "usual":
+            monkeypatch.delattr(os, "copy_file_range", raising=False)
+            monkeypatch.setattr("daemon.sinks.copying.COPY_FILE_RANGE", None, raising=False)
         source = Descriptor(frames.opened(frames.write(tmp_path / "a", bytes(range(256)) * 1000)))
         copy_file(source, tmp_path / "b", 100_000)
         assert (tmp_path / "b").read_bytes() == (bytes(range(256)) * 1000)[:100_000]
