@@ -468,6 +468,10 @@ class FileSink(Sink):
                 if batch is not None:
                     self.hub.changed()  # whoever waits for this file
                     continue
+                if self._cursors != (cursors := self.feed.cursors()):  # they have passed what is not selected
+                    self._cursors = cursors
+                    if self._hurried:
+                        self.hub.changed()
                 if self.feed.finished:
                     break
                 self._check_target()

@@ -190,7 +190,8 @@ class SinkSet:
     def add(self, sink: Sink) -> None:
         """Take a sink in and start it.
 
-        It gets another id if its own is in use. It is written down first, so that a daemon that dies in between leaves no target that nobody owns.
+        It gets another id if its own is in use. It is written down first, so that a daemon that dies in between leaves
+        no target that nobody owns.
 
         Raises:
             OSError: its target cannot be, or its file cannot be written; it is not taken in.

@@ -395,6 +395,22 @@ class TestMerge:
         assert frames.frames_of(out.read_bytes()) == frames.payloads(PARTS)
         assert not sink.last_error
 
+    async def test_durable_with_what_is_not_selected(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """There is nothing to wait for in what will never be in the file; nor in a log that has nothing yet."""
+        one = opened(hub, OPEN)
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        part = saved(sinks, recording("rec", "nobody"), out.with_name("part.rrd"))
+        append(hub, one, frames.store_info("other"))
+        await until(sink, lambda: sink.delivered_messages == 22)
+        await until(part, lambda: part.mode == "merge" and part.delivered_messages == 21 and part.lag() == (0, 0))
+        opened(hub, frames.header())
+        append(hub, one, frames.arrow("other"))
+        with trio.fail_after(20):
+            await sink.durable()
+            await part.durable()
+        assert len(frames.frames_of(out.read_bytes())) == 23
+        assert part.path.read_bytes() == OPEN
+
     async def test_the_newest_header(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         for version in ((0, 31, 4, 0), (0, 41, 0, 0), (0, 23, 4, 0)):
             await ended(hub, frames.header(version) + b"".join(real((1,))))
