@@ -434,8 +434,9 @@ class FileSink(Sink):
         """Write frames of all logs as they come.
 
         Args:
-            once: Only until it has caught up.
+            once: Only what is there now, however fast more comes.
         """
+        ends = self._ends()
         target = self._open_target()
         try:
             if os.fstat(target).st_size < self.size:
@@ -451,6 +452,7 @@ class FileSink(Sink):
                     self._begin_beside()
                     target = self._reopen(target)
                     self.feed.seek({})
+                    ends = self._ends()
                 batch = await self.feed.take(STEP)
                 if batch is not None:
                     self._under_way = (len(batch.frames), batch.size)
@@ -459,11 +461,11 @@ class FileSink(Sink):
                     self._cursors, self._under_way = self.feed.cursors(), (0, 0)
                     with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
                         self.saved()
-                caught_up = batch is None or self.feed.caught_up
-                if caught_up:
+                enough = batch is None or self.feed.caught_up or (once and self._has_read(ends))
+                if enough:
                     self._swap()
                 self.following()
-                if once and caught_up:
+                if once and enough:
                     return
                 if batch is not None:
                     self.hub.changed()  # whoever waits for this file
@@ -598,7 +600,7 @@ class FileSink(Sink):
         Raises:
             SinkFailed: it cannot get there: the sink has failed or is being retried, or the disk says no.
         """
-        wanted = {stream.id: stream.data_end for stream in self.feed.streams()}
+        wanted = self._ends()
         self._hurried += 1
         self.hub.reshaped()  # wakes `_pace`
         try:
@@ -620,7 +622,15 @@ class FileSink(Sink):
             return False
         if self.mode == "copy":
             return self.size >= sum(wanted.values())
-        return all(self._cursors.get(name, CursorState()).position >= end for name, end in wanted.items())
+        return self._has_read(wanted)
+
+    def _ends(self) -> dict[str, int]:
+        """Where what is in the logs now ends."""
+        return {stream.id: stream.data_end for stream in self.feed.streams()}
+
+    def _has_read(self, ends: Mapping[str, int]) -> bool:
+        """What a merge has written goes so far."""
+        return all(self._cursors.get(name, CursorState()).position >= end for name, end in ends.items())
 
     # -- what is shown ---------------------------------------------------------------------------------------------
 

@@ -488,6 +488,29 @@ class TestMerge:
         expected = [*PARTS, *real(range(20, 22))[1:]]
         assert sorted(frames.frames_of(out.read_bytes())) == sorted(frames.payloads(expected))
 
+    async def test_detached_while_more_comes_than_is_written(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has what was there when detach was said; it does not run after a program that is as fast."""
+        one, write = opened(hub, OPEN), file.write_batch
+        sink = saved(sinks, Selection("@live", live_since=0.0), out)
+        await until(sink, lambda: sink.delivered_messages == 21)
+        comes, written = iter(real(range(30, 80))[1:]), 0
+
+        def more_comes(*args: Any) -> int:
+            nonlocal written
+            written += 1
+            trio.from_thread.run_sync(append, hub, one, next(comes), trio_token=token)
+            return write(*args)
+
+        token = trio.lowlevel.current_trio_token()
+        monkeypatch.setattr(file, "write_batch", more_comes)
+        expected = [*PARTS, *real(range(20, 22))[1:]]
+        append(hub, one, *expected[21:])
+        await sinks.detach(sink)
+        assert written == 1
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(expected)
+
     async def test_not_detached_while_a_thread_writes(
         self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
