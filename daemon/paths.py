@@ -22,6 +22,9 @@ SPARE = "daemon.sock"
 MAX_SOCKET_PATH = 107
 """sun_path holds 108 bytes with its final NUL (unix(7)); macOS has 104."""
 
+MAX_SHOWN = 200
+"""Bytes of a file's name that are in that of another beside it."""
+
 
 class PathError(Exception):
     """A directory cannot be used. The message says which and why, `hint` how to mend it."""
@@ -87,6 +90,19 @@ def base_dir(variable: str, default: str, environment: Mapping[str, str] = os.en
     if not os.path.isabs(home):
         raise PathError("HOME is not set and this user has no home directory", f"set HOME, or {variable}")
     return Path(home) / default
+
+
+def beside(path: str | os.PathLike[str], mark: str) -> str:
+    """A hidden name in a file's directory, for what is to take the file's place.
+
+    Args:
+        path: The file, there or not; its name as long as one may be.
+        mark: What makes the name nobody else's.
+    """
+    directory, name = os.path.split(os.fspath(path))
+    # In bytes, as the limit is (255); not within a letter, since some file systems refuse what is no text.
+    shown = os.fsencode(name)[:MAX_SHOWN].decode(errors="ignore")
+    return os.path.join(directory, f".{shown}.{mark}")
 
 
 def socket_path() -> Path:

@@ -29,6 +29,7 @@ import trio
 from daemon.completing import fsync_path
 from daemon.feed import CursorState
 from daemon.hub import Hub
+from daemon.paths import beside
 from daemon.selection import Selection
 from daemon.sinks.copying import STEP, Aside, copy_range, write_batch
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry, describe
@@ -136,7 +137,7 @@ class FileSink(Sink):
         Raises:
             OSError: it cannot be.
         """
-        path = self.path.with_name(f".{self.path.name[:200]}.{self.id}")
+        path = Path(beside(self.path, self.id))
         path.unlink(missing_ok=True)
         return path
 

@@ -26,6 +26,7 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from daemon.paths import beside
 from daemon.spool.walk import End, FormatError, Frame, Header, Lost, Walk
 from daemon.wire.footer import (
     BadChunkError,
@@ -160,7 +161,7 @@ def merge(
                 raise OSError(errno.EINVAL, "the output would replace the input", output)
             if not force:
                 raise FileExistsError(errno.EEXIST, "file exists", output)
-        temporary = f"{os.path.dirname(output) or '.'}/.{os.path.basename(output)[:200]}.{secrets.token_hex(4)}.tmp"
+        temporary = beside(output, f"{secrets.token_hex(4)}.tmp")
         try:
             with _Output(temporary) as out:
                 _Merging(report, out, select, progress).run(files)

@@ -776,6 +776,17 @@ class TestHold:
         assert out.with_name("other").read_text() == "mine"
         assert sorted(os.listdir(out.parent)) == ["other", "out.rrd"]
 
+    async def test_the_longest_name(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """There is a name for what is made beside it, in whatever letters it is written."""
+        one = opened(hub, OPEN)
+        path = out.with_name("あ" * 83 + ".rrd")
+        frames.write(path, b"old")
+        sink = saved(sinks, one_stream(one), path, force=True)
+        assert sink.mode == "link"
+        await sinks.detach(sink)
+        assert frames.frames_of(path.read_bytes()) == frames.payloads(PARTS)
+        assert list(out.parent.iterdir()) == [path]
+
     async def test_force_onto_itself(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
         one = await ended(hub, WHOLE)
         for _ in range(2):

@@ -45,6 +45,17 @@ def recovered(data: bytes, tmp_path: Path, **options: bool) -> tuple[RecoveryRep
     return report, output.read_bytes()
 
 
+@pytest.mark.parametrize("letter", ["a", "あ", "aあ"])
+def test_the_longest_name(tmp_path: Path, letter: str) -> None:
+    """255 bytes, in whatever letters it is written."""
+    source = tmp_path / "in.rrd"
+    source.write_bytes(INTACT)
+    name = letter * (251 // len(letter.encode()))
+    output = tmp_path / f"{name}{'.' * (251 - len(name.encode()))}.rrd"
+    recover(str(source), str(output))
+    assert payloads(output.read_bytes()) == payloads(INTACT)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_kind_of_damage(case: Case, tmp_path: Path) -> None:
     report, result = recovered(case.data, tmp_path)
