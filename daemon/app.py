@@ -19,6 +19,7 @@ one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -59,6 +60,8 @@ SINKS: dict[str, type[Sink]] = {sink.kind: sink for sink in (FileSink, ViewerSin
 """Sink classes by kind, for what an earlier run left."""
 LAST_WORDS_S = 1.0
 """How long clients get to read that the daemon stops."""
+LOOK_S = 1.0
+"""How often it is looked whether a program lives that nothing tells the end of."""
 KEEPER_LOST = -1
 """Exit status inside this module: become the keeper."""
 
@@ -235,30 +238,50 @@ class Daemon:
             if fd >= 0 and not stream.ended_at:
                 self._start_pump(stream, fd)
                 return
-            if not stream.ended_at and self._process_lives(stream) and self._await_return(stream):
+            if not stream.ended_at and self._await_return(stream):
                 return
         if fd >= 0:
             os.close(fd)
         self.hub.end_stream(stream, reason)
 
     def _await_return(self, stream: Stream) -> bool:
-        """Its program lives, but nobody kept the pipe: the shim will bring it again. False: it does not live."""
-        pidfd = open_pidfd(stream.pid)
-        if pidfd >= 0:
-            self.nursery.start_soon(self._end_with_process, stream, pidfd)
-        return pidfd >= 0 or sys.platform != "linux"
+        """Nobody kept the pipe: if its program lives, the shim will bring it again. False: it does not live."""
+        if stream.kind != "shim" or stream.pid is None:
+            return False
+        try:
+            pidfd = self._open_program(stream)
+        except ProcessLookupError:
+            return False
+        self.nursery.start_soon(self._end_with_process, stream, pidfd)
+        return True
 
     async def _end_with_process(self, stream: Stream, pidfd: int) -> None:
-        try:
-            await trio.lowlevel.wait_readable(pidfd)
-        finally:
-            os.close(pidfd)
+        if pidfd >= 0:
+            try:
+                await trio.lowlevel.wait_readable(pidfd)
+            finally:
+                os.close(pidfd)
+        else:
+            while (  # noqa: ASYNC110 - nothing tells
+                stream.id not in self.pumps and process_started(stream.pid or 0) == stream.meta.pid_started
+            ):
+                await trio.sleep(LOOK_S)
         if stream.id not in self.pumps:
             self.hub.end_stream(stream, "the program has ended")
 
-    def _process_lives(self, stream: Stream) -> bool:
-        pid = stream.pid
-        return stream.kind == "shim" and pid is not None and process_started(pid) == stream.meta.pid_started
+    def _open_program(self, stream: Stream) -> int:
+        """A descriptor that becomes readable when a shim's program ends; see open_pidfd.
+
+        Raises:
+            ProcessLookupError: it has ended.
+        """
+        pid = stream.pid or 0
+        pidfd = open_pidfd(pid)
+        if process_started(pid) != stream.meta.pid_started:
+            if pidfd >= 0:
+                os.close(pidfd)
+            raise ProcessLookupError(errno.ESRCH, "the pid is somebody else's by now")
+        return pidfd
 
     async def open_stream(self, fds: list[int], client: Client, *, kind: str, application_id: str, recording_id: str,
                           sdk: str, program: str) -> Stream:
@@ -319,13 +342,15 @@ class Daemon:
 
     def _start_pump(self, stream: Stream, fd: int) -> None:
         self._pipe_bytes[stream.id] = set_pipe_size(fd, sum(self._pipe_bytes.values()))
-        pidfd = open_pidfd(stream.pid) if stream.kind == "shim" else -1
-        if stream.kind == "shim" and pidfd >= 0 and process_started(stream.pid or 0) != stream.meta.pid_started:
-            os.close(pidfd)  # the pid is somebody else's by now
-            pidfd = -1
+        pidfd, closing = -1, ""
+        if stream.kind == "shim" and stream.pid:
+            try:
+                pidfd = self._open_program(stream)
+            except ProcessLookupError:
+                closing = "the program has ended"
         pump = self.pumps[stream.id] = Pump(self.hub, stream, fd, pidfd)
-        if stream.kind == "shim" and stream.pid and pidfd < 0 and sys.platform == "linux":
-            pump.close("the program has ended")
+        if closing:
+            pump.close(closing)
         self.nursery.start_soon(pump.run)
 
     def _stream_ended(self, stream: Stream) -> None:
@@ -434,13 +459,22 @@ class Daemon:
         return {"streams": [stream.id for stream in gone], "recordings": names, "bytes": freed}
 
 
-def open_pidfd(pid: int | None) -> int:
-    """A descriptor that becomes readable when a process ends; -1 if it has, or where there is no such thing."""
-    if pid and sys.platform == "linux":
+def open_pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when a process ends; -1 where there is no such thing to be had.
+
+    Not on macOS; not in a Python that was built for kernels before 5.3 (conda's), nor on these, in a sandbox that
+    forbids it, or when there are too many descriptors. None of this says anything about the process.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
         try:
             return os.pidfd_open(pid)
-        except OSError:
-            return -1
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            log.debug("pidfd_open: %s", error)
     return -1
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from daemon import descriptors
 from daemon.app import KEEPER_LOST, _listeners, process_name, process_started
@@ -24,6 +25,14 @@ from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, stream
 
 DATA = stream(*real(range(5)))
+
+
+@pytest.fixture
+def program() -> Iterator[subprocess.Popen[bytes]]:
+    """One that runs."""
+    with subprocess.Popen(["sleep", "600"]) as one:
+        yield one
+        one.kill()
 
 
 async def over(core: Core) -> int | None:
@@ -153,12 +162,6 @@ class TestTakeUp:
         assert one.messages == 6
         nursery.cancel_scope.cancel()
 
-    @pytest.fixture
-    def program(self) -> Iterator[subprocess.Popen[bytes]]:
-        with subprocess.Popen(["sleep", "600"]) as one:
-            yield one
-            one.kill()
-
     async def test_those_that_nobody_brings_again_end(
         self, home: Home, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, program: subprocess.Popen[bytes]
     ) -> None:
@@ -230,6 +233,73 @@ class TestTakeUp:
         with trio.fail_after(30):
             await again.done.wait()
         assert out.read_bytes() == second.hub.streams[name].path.read_bytes()
+        nursery.cancel_scope.cancel()
+
+
+def no_such_call(pid: int) -> int:
+    """An old kernel; a sandbox says EPERM instead."""
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+@pytest.fixture(params=["kernel", "python"])
+def no_pidfd(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptors of processes: the kernel has none, or Python was built where there were none."""
+    if request.param == "kernel":
+        monkeypatch.setattr(os, "pidfd_open", no_such_call)
+    else:
+        monkeypatch.delattr(os, "pidfd_open")
+
+
+@pytest.mark.usefixtures("no_pidfd")
+class TestWithoutPidfd:
+    """Nothing tells the end of a program, so nothing must be taken for it."""
+
+    async def test_a_program_streams_to_its_end(self, core: Core) -> None:
+        read, write = os.pipe()
+        core.client.pid = os.getpid()
+        one = core.hub.streams[(await core.say("open", kind="shim", fds=[read]))["stream"]]
+        for part in (DATA[:500], DATA[500:]):
+            await trio.testing.wait_all_tasks_blocked()
+            assert not one.ended
+            os.write(write, part)
+            await core.say("sync", streams=[one.id])
+        os.close(write)
+        await completed(core.hub, one)
+        assert (one.meta.reason, one.messages) == ("end of file", 6)
+
+    async def test_one_that_has_ended(
+        self, home: Home, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As far as /proc says so: a forked child may hold the pipe."""
+        core = make_core(home, monkeypatch)
+        old = opened(make_hub(core.hub.directory), DATA[:500], kind="shim", pid=os.getpid(), pid_started=1.0)
+        old.close()
+        core.daemon.hub.load()
+        read, write = os.pipe()
+        nursery.start_soon(core.run, (descriptors.STREAM_PREFIX + old.id, read))
+        await core.keeper.ready.wait()
+        await completed(core.hub, core.hub.streams[old.id])
+        assert core.hub.streams[old.id].meta.reason == "the program has ended"
+        os.close(write)
+        nursery.cancel_scope.cancel()
+
+    async def test_one_whose_pipe_nobody_kept(
+        self, home: Home, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, program: subprocess.Popen[bytes]
+    ) -> None:
+        monkeypatch.setattr("daemon.app.LOOK_S", 0.01)
+        core = make_core(home, monkeypatch)
+        old = opened(make_hub(core.hub.directory), DATA, kind="shim", pid=program.pid,
+                     pid_started=process_started(program.pid))
+        old.close()
+        core.daemon.hub.load()
+        nursery.start_soon(core.run)
+        await core.keeper.ready.wait()
+        one = core.hub.streams[old.id]
+        assert not one.ended  # its program will bring the pipe
+        program.kill()
+        program.wait()
+        await completed(core.hub, one)
+        assert one.meta.reason == "the program has ended"
         nursery.cancel_scope.cancel()
 
 
