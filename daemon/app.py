@@ -28,13 +28,14 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import trio
 
 from daemon import __version__, descriptors, paths, settings
 from daemon.auto import Auto
-from daemon.completing import complete_streams
+from daemon.completing import complete_streams, finish_file
 from daemon.control.server import Client, Server, load_verbs
 from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
@@ -540,7 +541,9 @@ def main() -> int:
         logging.getLogger().setLevel(config.log_level.upper())
         lock = -1 if descriptors.ALIVE in dict(inherited) else service.be_the_only_one()
         service.own_the_spool()
+        finishers = service.outlast_finishers()
         daemon = Daemon(config, descriptors.Notifier.of(dict(inherited), notify))
+        daemon.hub.finish = partial(finish_file, hold=[finishers] if finishers >= 0 else [])
         daemon.hub.load()
         daemon.watchdog_s = service.watchdog_period(environment)
     except settings.SettingsError as error:

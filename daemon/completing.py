@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,8 +98,13 @@ def _distrusted(stream: Stream) -> bool:
     return len(stream.stores) > 1 and BLUEPRINT in kinds and (0, 28, 0) <= version < (0, 32, 0)
 
 
-async def finish_file(path: Path) -> dict[str, Any]:
+async def finish_file(path: Path, *, hold: Sequence[int] = ()) -> dict[str, Any]:
     """Give a file its footer, in a process of its own: making one keeps a core busy for a while.
+
+    That process ends when this one is killed.
+
+    Args:
+        hold: Descriptors that it inherits: the lock by which the next daemon knows that it has ended.
 
     Returns:
         What `daemon.spool.finish` says: `dropped_bytes`, `rewritten`, `problem`.
@@ -106,8 +112,14 @@ async def finish_file(path: Path) -> dict[str, Any]:
     Raises:
         OSError: it could not be done.
     """
-    command = [sys.executable, "-m", "daemon.spool.finish", os.fspath(path)]
-    done = await trio.run_process(command, capture_stdout=True, capture_stderr=True, check=False)
+    command = [sys.executable, "-m", "daemon.spool.finish", "--attended", os.fspath(path)]
+    attended, attending = os.pipe()
+    try:
+        done = await trio.run_process(
+            command, stdin=attended, capture_stdout=True, capture_stderr=True, check=False, pass_fds=tuple(hold))
+    finally:
+        os.close(attended)
+        os.close(attending)
     try:
         result = json.loads(done.stdout)
     except ValueError:

@@ -1,6 +1,6 @@
 """Makes a log whose writer has ended a complete .rrd: frames, End, footer, tail; nothing else. In place.
 
-    python -m daemon.spool.finish PATH         one line of JSON (FinishResult); exit status 0 done, 1 failed
+    python -m daemon.spool.finish [--attended] PATH     one line of JSON (FinishResult); exit status 0 done, 1 failed
 
 What may stand after the last whole frame, and what becomes of it:
 
@@ -10,10 +10,10 @@ What may stand after the last whole frame, and what becomes of it:
     more streams, or frames after damage        the log is rewritten beside itself and renamed over
     a chunk that was there before               the same: files that came twice, or a sender that said it again
 
-Rules: the daemon runs this as a process of its own, so that a long log costs its event loop nothing. Frames are never
-changed. Killed at any moment and run again it gives the same file: the log is always whole frames and then something
-that this can cut off. Where no footer can be made (daemon/wire/footer.py) the log ends with a bare End, as an old
-SDK's does.
+Rules: the daemon runs this as a process of its own, so that a long log costs its event loop nothing. It ends with its
+daemon (--attended), for the next one may go on writing to the file. Frames are never changed. Killed at any moment and
+run again it gives the same file: the log is always whole frames and then something that this can cut off. Where no
+footer can be made (daemon/wire/footer.py) the log ends with a bare End, as an old SDK's does.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import gc
 import json
 import os
 import sys
+import threading
 from dataclasses import asdict, dataclass
 
 from daemon.spool.walk import End, FormatError, Frame, Header, Lost, Walk
@@ -38,6 +39,7 @@ from daemon.wire.logmsg import parse_store_id, peek_store_id
 from daemon.wire.rrd import TAIL_SIZE, Kind, frame_header, parse_tail
 
 BARE_END = frame_header(Kind.END, 0)
+ATTENDED = "--attended"
 
 
 @dataclass(slots=True)
@@ -224,10 +226,20 @@ class _Findings:
             self.builder.problem = self.builder.problem or f"the message at byte {frame.start} is damaged: {error}"
 
 
+def _end_with_caller() -> None:
+    """Wait for whoever has the other end of standard input to be gone, and be gone, too, whatever is being done."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
 def main(arguments: list[str]) -> int:
     """Complete one log, print the result, give the exit status."""
+    if arguments[:1] == [ATTENDED]:
+        threading.Thread(target=_end_with_caller, daemon=True).start()
+        del arguments[0]
     if len(arguments) != 1:
-        print("usage: python -m daemon.spool.finish PATH", file=sys.stderr)
+        print(f"usage: python -m daemon.spool.finish [{ATTENDED}] PATH", file=sys.stderr)
         return 2
     gc.disable()  # this process lives for one log and makes no cycles: looking for some costs a tenth of its time
     try:

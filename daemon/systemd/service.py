@@ -25,6 +25,8 @@ from daemon import paths
 if TYPE_CHECKING:
     from daemon.descriptors import Notifier
 
+log = logging.getLogger("rrd")
+
 PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 """Python's levels and syslog's: journald reads `<3>` at the beginning of a line, sd-daemon(3)."""
 MORE_TIME_S = 60.0
@@ -146,6 +148,25 @@ def own_the_spool() -> int:
     path = paths.make_private(paths.state_dir()) / "daemon.lock"
     return _hold(path, f"{os.getpid()}, {paths.socket_path()}", lambda holder: (
         f"another daemon (pid {holder}) has the recordings in {path.parent}"), SPOOL_PATIENCE_S)
+
+
+def outlast_finishers() -> int:
+    """Hold the lock that a daemon's finishers inherit: those of a daemon that was killed have ended then.
+
+    One of them would write a footer where this daemon goes on with the file.
+
+    Returns:
+        A descriptor for finishers to inherit; -1 if one does not end: it waits for a disk, and the recordings must not.
+
+    Raises:
+        OSError: the lock cannot be made.
+    """
+    try:
+        return _hold(paths.state_dir() / "finishers.lock", str(os.getpid()), lambda holder: (
+            f"a finisher of the daemon before (pid {holder}) does not end"), LOCK_PATIENCE_S)
+    except BlockingIOError as error:
+        log.warning("%s; not waiting for it any longer", error)
+        return -1
 
 
 def _hold(path: Path, me: str, taken: Callable[[str], str], patience: float) -> int:

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from daemon.wire import control
 from tests.conftest import ROOT, Home, wait_for
 from tests.helpers.programs import Program, rows
 
@@ -59,6 +60,41 @@ def settled(home: Home) -> list[dict]:
     sinks = status["sinks"]
     done = not status["streams"] and all(sink["lag_bytes"] == 0 for sink in sinks)
     return sinks if done else []
+
+
+SLOW_FINISHER = """
+import os, sys, time
+if "daemon.spool.finish" in sys.orig_argv and not os.path.exists({begun!r}):
+    usual = os.ftruncate
+    def slow(*arguments):
+        open({begun!r}, "w").close()
+        while not os.path.exists({go!r}):
+            time.sleep(0.01)
+        usual(*arguments)
+    os.ftruncate = slow
+"""
+
+
+def test_a_finisher_dies_with_its_daemon(home: Home, verify) -> None:
+    """It would write the footer of a file that is being detached where the next daemon goes on."""
+    begun, go, copy = (home.path / name for name in ("begun", "go", "copy.rrd"))
+    (home.path / "sitecustomize.py").write_text(SLOW_FINISHER.format(begun=str(begun), go=str(go)))
+    home.env["PYTHONPATH"] = f"{home.path}{os.pathsep}{ROOT}"
+    home.cli("daemon", "start")
+    with Program(home, "detached", rows=2_000, pause=0.001) as program:
+        program.wait_row(100)
+        sink = home.call("save", path=str(copy), stream=program.stream, copy=True)["sink"]
+        client = home.client()
+        client.send(control.encode({"id": 7, "verb": "detach", "args": {"sink": sink["id"]}}))
+        wait_for(begun.exists, "the finisher")
+        os.kill(home.daemon_pid(), signal.SIGKILL)
+        home.daemon_pid()
+        go.touch()
+        client.close()
+        program.finish()
+    wait_for(lambda: settled(home), "the file")
+    verify(copy)
+    assert rows(copy) == list(range(2_000))
 
 
 def test_program_exits_while_the_daemon_is_dead(daemon: Home, verify) -> None:

@@ -282,6 +282,27 @@ def test_the_command(log: Path) -> None:
     assert run().returncode == 2
 
 
+def test_it_ends_with_whoever_attends(log: Path) -> None:
+    """Whatever it is doing: the file may be somebody else's from then on."""
+    program = """if True:
+        import sys, time
+        from daemon.spool import finish
+
+        def long(path):
+            print("at work", flush=True)
+            time.sleep(600)
+
+        finish.finish_log = long
+        sys.exit(finish.main(["--attended", "a.rrd"]))
+    """
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as one:
+        assert one.stdin is not None
+        assert one.stdout is not None
+        assert one.stdout.readline() == b"at work\n"
+        one.stdin.close()
+        assert one.wait(30) == 1
+
+
 def test_start_up_is_lean() -> None:
     program = "import sys, daemon.spool.finish; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -96,3 +96,17 @@ def test_there_is_one_daemon_for_a_spool(monkeypatch, tmp_path):
     assert f"pid {os.getpid()}, {socket}) has the recordings in {tmp_path}/s/rrd" in str(caught.value)
     os.close(first)
     os.close(service.own_the_spool())
+
+
+def test_finishers_of_the_daemon_before_are_outlasted(monkeypatch, tmp_path, caplog):
+    """It knows them by the lock that they inherited; one that does not end keeps nobody from the recordings."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(service, "LOCK_PATIENCE_S", 0.1)
+    os.close(service.own_the_spool())
+    before = service.outlast_finishers()
+    finisher = os.dup(before)
+    os.close(before)
+    assert service.outlast_finishers() == -1
+    assert f"a finisher of the daemon before (pid {os.getpid()}) does not end" in caplog.text
+    os.close(finisher)
+    os.close(service.outlast_finishers())
