@@ -67,14 +67,20 @@ def finish_log(path: str) -> FinishResult:
     """Complete a log in place. Nobody may be writing to it any more.
 
     Returns:
-        What became of it. A file that is no .rrd, or is empty, is left alone; `problem` says so.
+        What became of it. A file that is no .rrd, is empty, or holds no whole message is left alone; `problem` says so.
 
     Raises:
         OSError: it cannot be read or written. Run again, it goes on from wherever this stopped.
     """
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        return _finish(fd, path, os.fstat(fd).st_size)
+        size = os.fstat(fd).st_size
+        return _finish(fd, path, size)
+    except FormatError as error:
+        return FinishResult(path, bytes=size, problem=str(error))
+    except ValueError as error:
+        # Any byte may be damaged: what nobody has thought of must not keep a program waiting for its file.
+        return FinishResult(path, bytes=size, problem=f"it is damaged: {error}")
     finally:
         os.close(fd)
 
@@ -84,15 +90,11 @@ def _finish(fd: int, path: str, size: int) -> FinishResult:
     if size == 0:
         result.problem = "it is empty"
         return result
-    try:
-        complete = _complete(fd, size)
-        if complete is not None:
-            result.messages, result.untouched, result.footer = complete, True, True
-            return result
-        found = _Findings(Walk(fd, size))
-    except FormatError as error:
-        result.problem = str(error)
+    complete = _complete(fd, size)
+    if complete is not None:
+        result.messages, result.untouched, result.footer = complete, True, True
         return result
+    found = _Findings(Walk(fd, size))
     if not found.in_place:
         return _rewrite(path, result)
     result.messages, result.dropped_bytes = found.messages, found.lost
@@ -140,10 +142,10 @@ def _complete(fd: int, size: int) -> int | None:
             version = piece.header.version[:3]
         elif not isinstance(piece, End) or not piece.sealed or piece.end != size:
             return None
-    kinds = {parse_store_id(store).kind for store in stores if store}
-    if not footer_is_trustworthy(version, kinds):
-        return None
     try:
+        kinds = {parse_store_id(store).kind for store in stores if store}
+        if not footer_is_trustworthy(version, kinds):
+            return None
         listed = listed_chunks(os.pread(fd, tail.length, tail.start))
     except ValueError:
         return None

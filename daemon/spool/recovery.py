@@ -364,8 +364,8 @@ class _Merging:
             if kind == Kind.ARROW and 0 < len(raw) < 0x80:
                 self._last_store = (bytes((0x0A, len(raw))) + raw, raw)
         try:
-            if raw not in self._known and self._is_doubtful(raw):
-                raise BadChunkError("of an unknown recording whose name is one bit off")
+            if raw not in self._known:
+                self._check_store(raw)
             wanted = self._select is None or self._wants(self._select, kind, raw, payload)
             kept = wanted and self._check(walk, frame, payload, whole)
         except BadChunkError as error:
@@ -432,18 +432,31 @@ class _Merging:
         """Whether a frame's store is selected."""
         wanted = self._wanted.get(raw)
         if wanted is None or kind == Kind.STORE_INFO:
-            try:
-                store = parse_store_id(raw)
-                if kind == Kind.STORE_INFO:
+            store = parse_store_id(raw)
+            if kind == Kind.STORE_INFO:
+                try:
                     store = parse_store_info(payload).store
-                    self._applications[store.kind, store.recording_id] = store.application_id
-            except ValueError as error:
-                raise BadChunkError(f"a damaged store id ({error})") from None
+                except ValueError as error:
+                    raise BadChunkError(f"a damaged store info ({error})") from None
+                self._applications[store.kind, store.recording_id] = store.application_id
             if not store.application_id:
                 store = store._replace(application_id=self._applications.get((store.kind, store.recording_id), ""))
             wanted = self._wanted[raw] = select(store)
         self._report.unselected_messages += not wanted
         return wanted
+
+    def _check_store(self, raw: bytes) -> None:
+        """Look at a store id that is new.
+
+        Raises:
+            BadChunkError: it is damaged.
+        """
+        try:
+            parse_store_id(raw)
+        except ValueError as error:
+            raise BadChunkError(f"a damaged store id ({error})") from None
+        if self._is_doubtful(raw):
+            raise BadChunkError("of an unknown recording whose name is one bit off")
 
     def _is_doubtful(self, raw: bytes) -> bool:
         """A store that nobody has heard of, and that differs by a single bit from one that is known well."""

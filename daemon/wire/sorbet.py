@@ -153,6 +153,15 @@ def _text(metadata: Mapping[bytes, bytes] | None) -> Metadata:
     return {key.decode(): value.decode() for key, value in (metadata or {}).items()}
 
 
+def _check_text(field: pa.Field) -> None:
+    """See that a field can go into a footer's schema.
+
+    Raises:
+        UnicodeDecodeError: its name or its metadata is no text.
+    """
+    _text({field.name.encode(): b"", **(field.metadata or {})})
+
+
 def _is_true(value: str | None) -> bool:
     return value is not None and value.lower() not in ("false", "no")
 
@@ -274,6 +283,7 @@ def _extent(kind: pa.DataType) -> tuple[int, int]:
 
     Raises:
         UnsupportedChunkError: a type whose layout is not fixed by the schema alone.
+        UnicodeDecodeError: a child's name or metadata is no text.
     """
     if any(is_type(kind) for is_type in _VARIABLE_LAYOUTS):
         raise UnsupportedChunkError(f"a column of type {kind}")
@@ -288,7 +298,9 @@ def _extent(kind: pa.DataType) -> tuple[int, int]:
             buffers = 2
         nodes = 1
         for i in range(kind.num_fields):
-            more_buffers, more_nodes = _extent(kind.field(i).type)
+            child = kind.field(i)
+            _check_text(child)
+            more_buffers, more_nodes = _extent(child.type)
             buffers += more_buffers
             nodes += more_nodes
         return buffers, nodes

@@ -217,6 +217,8 @@ def test_recordings_without_a_chunk(data: bytes, log: Path) -> None:
         (b"RRF1" + bytes(100), "too old to be read"),
         (b"RRF2\0\x16\1\0\2\1\0\0" + bytes(100), "MsgPack"),
         (b"hello world, this is no recording", "not an .rrd stream"),
+        (b"RRF3" + HEADER[4:] + frame(Kind.ARROW, b"\x0a" + bytes((len(store_id()),)) + store_id() + b"~" * 50),
+         "not one whole message"),
     ],
 )
 def test_what_is_no_log_is_left_alone(data: bytes, problem: str, log: Path) -> None:
@@ -252,6 +254,27 @@ def test_a_damaged_message_stays_and_is_said(log: Path) -> None:
     assert done == damaged + bytes(16)
     assert "is damaged" in result.problem
     assert result.messages == MESSAGES
+
+
+def test_a_damaged_store_id_under_a_footer(log: Path) -> None:
+    """One bit, and the id is longer than its message."""
+    data = stream([chunk(1), chunk(2)])
+    at = data.rindex(b"\x0a\x03app") + 1
+    damaged = data[:at] + b"\x13" + data[at + 1 :]
+    for end in (b"", rebuilt(data)[1]):
+        result, done = finished(log, damaged + end)
+        assert done == damaged + bytes(16)
+        assert "is damaged: " in result.problem
+
+
+def test_what_nobody_has_thought_of_is_a_problem(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback would have the daemon try again for ever."""
+    def surprised(*_: object) -> None:
+        raise ValueError("such a byte")
+
+    monkeypatch.setattr("daemon.spool.finish._complete", surprised)
+    result, done = finished(log, DATA)
+    assert (result.problem, done) == ("it is damaged: such a byte", DATA)
 
 
 def test_big_messages_are_not_read_whole(log: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from daemon.spool.recovery import FormatError, RecoveryReport, merge, recover
 from daemon.wire.footer import parse_footer
 from daemon.wire.logmsg import StoreId
+from daemon.wire.protobuf import length_delimited
 from daemon.wire.rrd import FRAME_HEADER_SIZE, HEADER_SIZE, TAIL_SIZE, Kind
 from tests.helpers.chunks import HEADER, SAMPLES, arrow_msg, batch, chunk, frame, ipc, store_id, store_info, stream
 from tests.helpers.damage import Case, cases
@@ -296,6 +297,19 @@ def test_what_no_known_sdk_writes_is_damage(tmp_path: Path) -> None:
     assert payloads(result)[1:] == [(2, chunk(1)), (2, chunk(3))]
     assert is_complete(result)
     assert report.damage[0].what == "a damaged message (a chunk of Sorbet version 9.0.0, newer than this program)"
+
+
+def test_ids_and_names_that_are_none_are_damage(tmp_path: Path) -> None:
+    named = chunk(2, components={"A:b": pa.array([[{"xyz": 1.0}]])}, compress=False)
+    activation = length_delimited(1, store_id()[:-1])  # cut: its last text ends after it
+    data = stream([named.replace(b"xyz", b"x\xffz"), chunk(1)]) + frame(Kind.ACTIVATION, activation)
+    data += frame(Kind.ARROW, chunk(3)) + frame(Kind.END, b"")
+    report, result = recovered(data, tmp_path)
+    assert payloads(result)[1:] == [(2, chunk(1)), (2, chunk(3))]
+    assert is_complete(result)
+    first, second = (damage.what for damage in report.damage)
+    assert "damaged ('utf-8' codec can't decode byte 0xff" in first
+    assert "a damaged store id (" in second
 
 
 def test_no_footer_is_said_and_the_file_is_still_legal(tmp_path: Path) -> None:
