@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from daemon.stream import UNKNOWN
 from daemon.wire.logmsg import BLUEPRINT
 
 if TYPE_CHECKING:
@@ -74,11 +75,6 @@ async def _complete(hub: Hub, stream: Stream) -> None:
     scanner = stream.scanner
     if scanner is None:
         return
-    if stream.error and scanner.header is None and stream.log is not None:
-        # Nothing of it is a stream: a log must not be a trap for whoever opens it.
-        stream.dropped_bytes += stream.size
-        os.ftruncate(stream.log.fd, 0)
-        stream.size = stream.log.size = 0
     untouched = scanner.sealed and scanner.position == stream.size and not _distrusted(stream)
     if not untouched and stream.size:
         result = await hub.finish(stream.path)
@@ -86,6 +82,12 @@ async def _complete(hub: Hub, stream: Stream) -> None:
         if result.get("problem"):
             log.warning("stream %s has no footer: %s", stream.id, result["problem"])
         await hub.read_again(stream)
+        if stream.error and stream.header is None and stream.kind != UNKNOWN and stream.log is not None:
+            # Nothing of it is a stream: a log must not be a trap for whoever opens it. Whose it is must be known, for
+            # somebody may have put a file here that only other programs can read.
+            stream.dropped_bytes += stream.size
+            os.ftruncate(stream.log.fd, 0)
+            stream.size = stream.log.size = 0
     await trio.to_thread.run_sync(fsync_path, stream.path)
     if stream.dropped_bytes:
         log.error("stream %s: %d bytes of no whole message were dropped", stream.id, stream.dropped_bytes)

@@ -49,6 +49,26 @@ class TestComplete:
         assert one.path.read_bytes() == b""
         assert (one.data_end, one.dropped_bytes) == (0, 32)
 
+    async def test_a_damaged_header_costs_no_message(self, hub: Hub) -> None:
+        data = stream(*real(range(3)))
+        for start in (b"RSF2", bytes(4)):
+            one = await ended(hub, start, data[4:])
+            assert one.error
+            assert frames.frames_of(one.path.read_bytes()) == frames.payloads(real(range(3)))
+            assert (one.messages, one.dropped_bytes) == (4, 0)
+            assert one.header is not None
+
+    async def test_what_somebody_put_into_the_spool_stays(self, hub: Hub) -> None:
+        """It may be of an SDK that only other programs can read."""
+        path = frames.write(hub.directory / "20200101-000000-abcdef.rrd", b"RRF1", bytes(100))
+        hub.load()
+        (one,) = hub.unfinished()
+        await hub.take_up(one)
+        hub.end_stream(one, "ended while there was no daemon")
+        await completed(hub, one)
+        assert "too old" in one.error
+        assert path.read_bytes() == b"RRF1" + bytes(100)
+
     async def test_an_empty_stream(self, hub: Hub) -> None:
         one = await ended(hub)
         assert one.path.read_bytes() == b""
