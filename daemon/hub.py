@@ -28,7 +28,7 @@ from daemon.completing import NOT_COMPLETED, finish_file
 from daemon.feed import Feed
 from daemon.pace import Pace
 from daemon.selection import FILE, Selection
-from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, Readers, list_streams, new_stream_id
+from daemon.spool.log import META_SUFFIX, SUFFIX, Log, Meta, Readers, list_streams, new_stream_id, remove_leftovers
 from daemon.spool.scanner import Scanner
 from daemon.stream import UNKNOWN, Stream, generation_of
 from daemon.wire.rrd import FormatError, frame_header
@@ -146,6 +146,7 @@ class Hub:
         Raises:
             OSError: the spool cannot be read.
         """
+        remove_leftovers(self.directory)
         for name in list_streams(self.directory):
             # A log without its description was copied here by somebody: it is read like any other.
             path = self.directory / (name + SUFFIX)

@@ -18,6 +18,7 @@ footer can be made (daemon/wire/footer.py) the log ends with a bare End, as an o
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -75,6 +76,8 @@ def finish_log(path: str) -> FinishResult:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
+        with contextlib.suppress(OSError):
+            os.unlink(_beside(path))  # of a run that was killed
         return _finish(fd, path, size)
     except FormatError as error:
         return FinishResult(path, bytes=size, problem=str(error))
@@ -155,16 +158,21 @@ def _complete(fd: int, size: int) -> int | None:
 
 
 def _rewrite(path: str, result: FinishResult) -> FinishResult:
-    from daemon.spool.recovery import recover  # seldom needed, and start-up time counts
+    from daemon.spool.recovery import recover_aside  # seldom needed, and start-up time counts
 
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.finishing")
-    report = recover(path, temporary, force=True)
+    temporary = _beside(path)
+    report = recover_aside(path, temporary)
     os.chmod(temporary, os.stat(path).st_mode & 0o777)
     os.replace(temporary, path)
     sync_directory(path)
     result.messages, result.bytes, result.dropped_bytes = report.kept_messages, report.output_bytes, report.lost_bytes
     result.rewritten, result.footer, result.problem = True, report.footer, report.problem
     return result
+
+
+def _beside(path: str) -> str:
+    """What a log that is written anew is called meanwhile: the same in every run, so that the next one finds it."""
+    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.finishing")
 
 
 def sync_directory(path: str) -> None:

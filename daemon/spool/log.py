@@ -26,6 +26,8 @@ from typing import Any, get_type_hints
 
 SUFFIX = ".rrd"
 META_SUFFIX = ".json"
+LEFTOVERS = (".tmp", ".finishing")
+"""How hidden files end that are to take another's place."""
 META_VERSION = 1
 READERS = 64
 """Ended logs that are held open for reading: all of a spool at once would be more than a process may open."""
@@ -272,3 +274,15 @@ def list_streams(directory: Path) -> list[str]:
     """
     return sorted(entry.name.removesuffix(SUFFIX) for entry in os.scandir(directory)
                   if entry.name.endswith(SUFFIX) and not entry.name.startswith("."))
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what daemons and finishers that were killed had in the making in a spool.
+
+    Raises:
+        OSError: the directory cannot be read.
+    """
+    for entry in os.scandir(directory):
+        if entry.name.startswith(".") and entry.name.endswith(LEFTOVERS):
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)

@@ -23,7 +23,7 @@ import gc
 import os
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from daemon.paths import beside
@@ -148,29 +148,58 @@ def merge(
     Raises:
         FormatError, FileExistsError, OSError: see recover.
     """
-    report = RecoveryReport(output, list(sources))
     with contextlib.ExitStack() as stack:
         if gc.isenabled():
             # Tuples by the hundred thousand and no cycles: looking for some costs a tenth of the time.
             gc.disable()
             stack.callback(gc.enable)
         files = [_Source(stack, path) for path in sources]
-        report.input_bytes = sum(file.size for file in files)
         if os.path.exists(output):
             if any(os.path.samestat(os.stat(output), file.stat) for file in files):
                 raise OSError(errno.EINVAL, "the output would replace the input", output)
             if not force:
                 raise FileExistsError(errno.EEXIST, "file exists", output)
         temporary = beside(output, f"{secrets.token_hex(4)}.tmp")
-        try:
-            with _Output(temporary) as out:
-                _Merging(report, out, select, progress).run(files)
-                out.finish(durable)
+        with _gone_if_it_fails(temporary):
+            report = _write(files, temporary, output, select=select, durable=durable, progress=progress)
             _put_in_place(temporary, output, force)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+    return report
+
+
+def recover_aside(source: str, output: str) -> RecoveryReport:
+    """Make a complete file of a damaged one, under a name that is nobody else's: what a killed run left is replaced.
+
+    Args:
+        source, output: See recover.
+
+    Raises:
+        FormatError, OSError: see recover. There is nothing at `output` then.
+    """
+    with contextlib.ExitStack() as stack:
+        files = [_Source(stack, source)]
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(output)
+        with _gone_if_it_fails(output):
+            return _write(files, output, output)
+
+
+@contextlib.contextmanager
+def _gone_if_it_fails(path: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+
+
+def _write(files: Sequence[_Source], path: str, name: str, *, select: Select | None = None, durable: bool = False,
+           progress: Progress | None = None) -> RecoveryReport:
+    """Write the complete file, which is to be called `name`, at `path`."""
+    report = RecoveryReport(name, [file.path for file in files], input_bytes=sum(file.size for file in files))
+    with _Output(path) as out:
+        _Merging(report, out, select, progress).run(files)
+        out.finish(durable)
     return report
 
 
@@ -553,4 +582,13 @@ def check_activation(payload: Buffer) -> None:
         raise BadChunkError("an activation with fields that it does not have")
 
 
-__all__ = ["Damage", "FormatError", "RecoveryReport", "check_activation", "footer_state", "merge", "recover"]
+__all__ = [
+    "Damage",
+    "FormatError",
+    "RecoveryReport",
+    "check_activation",
+    "footer_state",
+    "merge",
+    "recover",
+    "recover_aside",
+]

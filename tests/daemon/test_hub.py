@@ -170,6 +170,12 @@ class TestLoad:
             assert new.meta == old.meta
             assert new.complete
 
+    async def test_what_the_killed_left_goes(self, hub: Hub) -> None:
+        left = frames.write(hub.directory / ".20260101-000000-abcdef.rrd.finishing", stream(*numbered(3)))
+        hub.load()
+        assert not left.exists()
+        assert hub.streams == {}
+
     async def test_a_summary_of_another_length_is_not_believed(self, hub: Hub) -> None:
         one = await ended(hub, stream(*numbered(3), end="sealed"))
         frames.write(one.path, one.path.read_bytes(), stream(*numbered(1, "appended")))

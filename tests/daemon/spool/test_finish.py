@@ -176,6 +176,25 @@ def test_what_cannot_be_done_in_place_is_written_anew(data: bytes, log: Path) ->
     assert result.messages == len(list(frames(done))) - 1
 
 
+@pytest.mark.parametrize("then", [DATA, INTACT + INTACT])
+def test_what_a_killed_run_left_is_gone_after_the_next(
+    then: bytes, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wrote the log anew; meanwhile that may have become another."""
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    log.write_bytes(INTACT + INTACT)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", lambda *_: None)  # nobody tidies up who is killed
+        patch.setattr(os, "chmod", killed)
+        with pytest.raises(KeyboardInterrupt):
+            finish_log(str(log))
+    assert len(list(log.parent.iterdir())) == 2
+    _, done = finished(log, then)
+    assert len(list(frames(done))) == MESSAGES + 1
+
+
 def test_untrustworthy_footers_are_replaced(log: Path) -> None:
     """SDK 0.28.2 to 0.31.4, a recording and a blueprint in one file."""
     blueprint = store_id(kind=2)

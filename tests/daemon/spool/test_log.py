@@ -19,6 +19,7 @@ from daemon.spool.log import (
     Readers,
     list_streams,
     new_stream_id,
+    remove_leftovers,
     write_atomically,
 )
 
@@ -233,6 +234,13 @@ def test_ids_sort_by_time() -> None:
     ids = [new_stream_id(time) for time in times]
     assert ids == sorted(ids)
     assert new_stream_id(5.0) != new_stream_id(5.0)
+
+
+def test_leftovers_of_the_killed_go(tmp_path: Path) -> None:
+    for name in ("b.rrd", "b.json", ".b.json.tmp", ".c.rrd.finishing", ".d.rrd", "notes.tmp"):
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".d.rrd", "b.json", "b.rrd", "notes.tmp"]
 
 
 def test_list_streams(tmp_path: Path) -> None:
