@@ -64,8 +64,11 @@ class Client:
         """Send one message; a client that is gone, or does not read, is none of the caller's business."""
         try:
             data = memoryview(control.encode(message))
-        except ProtocolError as error:
+        except (ProtocolError, UnicodeEncodeError) as error:
+            # Linux' names are bytes: a path that is no UTF-8 is no text, and cannot be said.
             log.error("cannot answer %s: %s", self.agent, error)
+            if "ok" not in message and "error" not in message:
+                return  # news, which are no answer: the request goes on
             data = memoryview(control.encode(control.error(message.get("id", 0), VerbError("failed", str(error)))))
         with trio.move_on_after(UNREAD_LIMIT_S) as scope:
             async with self._sending:

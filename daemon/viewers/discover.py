@@ -147,9 +147,14 @@ def owner_of(pid: int) -> Owner | None:
         process = psutil.Process(pid)
         with process.oneshot():
             uid = process.uids().real
-            return Owner(pid, process.create_time(), _program(process), process.username(), uid == os.getuid())
+            return Owner(pid, process.create_time(), shown(_program(process)), process.username(), uid == os.getuid())
     except psutil.Error:
         return None
+
+
+def shown(name: str) -> str:
+    """A name that the system gave us, for messages: its bytes need not be UTF-8, theirs must."""
+    return os.fsencode(name).decode(errors="replace")
 
 
 def alive(pid: int, started: float) -> bool:

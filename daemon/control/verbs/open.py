@@ -6,6 +6,7 @@ import os
 import stat
 
 from daemon.control.server import Call
+from daemon.viewers.discover import shown
 from daemon.wire.control import Message, VerbError
 
 KINDS = ("shim", "stdin")
@@ -20,7 +21,8 @@ async def run(call: Call) -> Message:
         stream (its id) and log (its path).
 
     Raises:
-        VerbError: no usable descriptor; the stream to go on with has ended or never was.
+        VerbError: no usable descriptor; the spool's name cannot be said; the stream to go on with has ended or never
+            was.
     """
     kind = call.text("kind", "shim")
     if kind not in KINDS:
@@ -32,6 +34,10 @@ async def run(call: Call) -> Message:
         raise VerbError("refused", "standard input is a directory", "redirect an .rrd stream into it")
     if os.isatty(call.fds[0]):
         raise VerbError("refused", "standard input is a terminal", "pipe an .rrd stream into it")
+    spool = os.fspath(call.daemon.hub.directory)
+    if spool != shown(spool):  # the answer names the log: better no stream than one that nobody knows of
+        raise VerbError("failed", f"the spool's name is not UTF-8: {shown(spool)}",
+                        "set XDG_STATE_HOME to a directory whose name is")
     resumed = call.text("stream", "")
     if resumed:
         stream = await call.daemon.resume_stream(resumed, call.fds, call.client)

@@ -11,7 +11,7 @@ from daemon.control.server import Call
 from daemon.control.verbs.connect import choose, existing, feeding, judge, refuse, take_in, versions
 from daemon.selection import Selection
 from daemon.sinks.viewer import ViewerSink
-from daemon.viewers.discover import Found, find, server_at
+from daemon.viewers.discover import Found, find, server_at, shown
 from daemon.viewers.probe import Answer, probe
 from daemon.viewers.process import HOST, StartFailed, Viewer, Wish, candidates, environment_of, start
 from daemon.viewers.process import choose as choose_executable
@@ -57,7 +57,7 @@ async def run(call: Call) -> Message:
             "pid": viewer.pid,
             "version": show(viewer.version) if viewer.version else "",
             "url": viewer.address.url,
-            "executable": viewer.executable,
+            "executable": shown(viewer.executable),
             "reused": reused,
             "log": viewer.log,
         },

@@ -8,7 +8,7 @@ import trio
 
 from daemon.control.server import Call
 from daemon.control.verbs.connect import viewers_fed
-from daemon.viewers.discover import Found, find, server_at
+from daemon.viewers.discover import Found, find, server_at, shown
 from daemon.viewers.probe import Answer, probe
 from daemon.viewers.version import show
 from daemon.wire.control import Message
@@ -69,7 +69,7 @@ def _entry(call: Call, one: Found, answers: dict[tuple[str, int], Answer]) -> Me
         "version": show(version) if version else "",
         "url": url,
         "ports": sorted(set(ports)),
-        "executable": one.executable,
+        "executable": shown(one.executable),
         "program": one.owner.program,
         "user": one.owner.user,
         "mine": one.owner.mine,

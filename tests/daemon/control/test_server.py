@@ -16,6 +16,8 @@ from daemon.control.server import UNREAD_LIMIT_S, Call, Server
 from daemon.wire import control
 from daemon.wire.control import MAX_MESSAGE, VerbError
 
+NOT_UTF8 = os.fsdecode(b"/caf\xe9.rrd")
+
 
 class Here:
     """A server with verbs of its own, and clients of it."""
@@ -48,6 +50,11 @@ class Here:
         if call.args.get("bug"):
             raise KeyError("nobody thought of this")
         await trio.lowlevel.checkpoint()
+        if call.args.get("name"):
+            await call.progress({"file": NOT_UTF8})
+            if call.args["name"] == "refuse":
+                raise VerbError("refused", NOT_UTF8)
+            return {"file": NOT_UTF8}
         return {"args": call.args, **({"big": "x" * MAX_MESSAGE} if call.args.get("big") else {})}
 
     async def alone(self) -> None:
@@ -171,6 +178,17 @@ async def test_unknown_verbs(here: Here) -> None:
 async def test_an_answer_that_is_too_long(here: Here) -> None:
     client = await here.client()
     assert "bytes" in (await client.ask(2, "ls", big=True))["error"]["message"]
+    assert "ok" in await client.ask(3, "ls")
+
+
+@pytest.mark.parametrize("how", ["answer", "refuse"])
+async def test_a_name_that_cannot_be_said(here: Here, how: str) -> None:
+    """A path's bytes need not be UTF-8: the request fails, what is told meanwhile is left out, nothing else happens."""
+    client = await here.client()
+    answer = await client.ask(2, "ls", name=how)
+    assert answer["id"] == 2
+    assert answer["error"]["code"] == "failed"
+    assert "/caf" in answer["error"]["message"] or "encode" in answer["error"]["message"]
     assert "ok" in await client.ask(3, "ls")
 
 

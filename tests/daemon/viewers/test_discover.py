@@ -88,9 +88,10 @@ def test_a_process_is_named_by_pid_and_start() -> None:
 
 
 def test_a_script_is_called_by_its_name(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
+    script, odd = tmp_path / "train.py", os.fsencode(tmp_path) + b"/caf\xe9.py"
     script.write_text("import sys\nprint('up', flush=True)\nsys.stdin.read()\n")
-    for argv, name in (([str(script)], "train.py"), (["-u", str(script), "x"], "train.py")):
+    os.symlink(script, odd)
+    for argv, name in (([str(script)], "train.py"), (["-u", str(script), "x"], "train.py"), ([odd], "caf\ufffd.py")):
         program = subprocess.Popen([sys.executable, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             assert program.stdout is not None

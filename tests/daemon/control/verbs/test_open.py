@@ -53,6 +53,18 @@ async def test_what_can_be_read_from(core: Core, tmp_path: Path) -> None:
     assert core.hub.streams == {}
 
 
+async def test_a_spool_whose_name_cannot_be_said(core: Core, tmp_path: Path) -> None:
+    """The answer could not name the log: no program is left waiting for one."""
+    core.hub.directory = tmp_path / os.fsdecode(b"st\xe9")
+    read, write = os.pipe()
+    assert await core.refused("open", fds=[read]) == (
+        "failed", f"the spool's name is not UTF-8: {tmp_path}/st\ufffd",
+        "set XDG_STATE_HOME to a directory whose name is")
+    assert core.hub.streams == {}
+    os.close(read)
+    os.close(write)
+
+
 async def test_a_spool_that_cannot_be_written_to(core: Core) -> None:
     core.hub.directory.rmdir()
     read, write = os.pipe()
