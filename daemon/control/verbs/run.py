@@ -87,12 +87,13 @@ async def _follow(call: Call, current: Run, outputs: _Outputs, nursery: trio.Nur
 async def _drain(call: Call, current: Run) -> None:
     """Wait until its streams are complete, or bring nothing more."""
     hub = call.daemon.hub
-    while not all(stream.complete for stream in current.streams):
-        size = sum(stream.size for stream in current.streams)
-        with trio.move_on_after(DRAIN_S) as scope:
+    seen: list[tuple[int, bool]] = []
+    with trio.CancelScope() as quiet:
+        while not all(stream.complete for stream in current.streams):
+            found = [(stream.size, stream.ended) for stream in current.streams]
+            if found != seen:  # what changes besides is others' business: they may log for days
+                seen, quiet.deadline = found, trio.current_time() + DRAIN_S
             await hub.wait_change(hub.version)
-        if scope.cancelled_caught and size == sum(stream.size for stream in current.streams):
-            return
 
 
 class _Outputs:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from daemon.control.verbs import run
 from daemon.stream import Stream
-from tests.daemon.conftest import Core, opened
+from tests.daemon.conftest import Core, append, opened
 from tests.helpers import frames
 from tests.helpers.frames import numbered, stream
 
@@ -111,6 +113,29 @@ async def test_said_again_to_the_next_daemon(core: Core, tmp_path: Path) -> None
         core.hub.end_stream(one, "test")
         await core.say("run_end", token=TOKEN)
     assert frames.frames_of(out.read_bytes()) == frames.payloads(numbered(2, "one"))
+
+
+async def test_others_that_log_do_not_keep_a_run(
+    core: Core, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A stream of it that stays open is waited for only while that one brings something."""
+    running = Running(core)
+    with trio.move_on_after(20 * run.DRAIN_S) as scope:
+        async with trio.open_nursery() as nursery:
+            await running.start(nursery)
+            one, other = running.logs("one"), opened(core.hub, stream(*numbered(1, "other")))
+            await core.say("run_end", token=TOKEN)
+            began = trio.current_time()
+            for second in itertools.count(1):
+                await trio.sleep(1)
+                append(core.hub, other, frames.arrow("other"))
+                if second == run.DRAIN_S // 2:
+                    append(core.hub, one, frames.arrow("one"))
+                if running.answer:
+                    break
+    assert not scope.cancelled_caught
+    assert trio.current_time() - began == pytest.approx(1.5 * run.DRAIN_S, abs=2)
+    assert running.answer["recordings"][0]["live"]
 
 
 async def test_a_run_that_logs_nothing(core: Core, tmp_path: Path) -> None:
