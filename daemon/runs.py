@@ -10,8 +10,10 @@ the same port. Whoever asked may die or come back: outputs are sinks like any ot
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,7 @@ class Runs:
         self._server: GrpcServer | None = None
         self._holders = 0
         self._scope = trio.CancelScope()
+        self._up = trio.Event()
 
     def begin(self, token: str, pid: int) -> Run:
         """A run begins, or is said again by a client that had lost its daemon."""
@@ -113,31 +116,40 @@ class Runs:
 
     # -- the port ----------------------------------------------------------------------------------------------------
 
-    async def hold_port(self) -> str:
-        """Answer Rerun's own port for one more run. Give it back with `release_port`.
+    @contextlib.asynccontextmanager
+    async def port(self) -> AsyncIterator[str]:
+        """Answer Rerun's own port for one more run, until it is left.
 
-        Returns:
+        The port is given up when no run wants it and nobody is connected.
+
+        Yields:
             Why it cannot be answered, or nothing.
         """
         self._holders += 1
+        try:
+            yield await self._answer_port()
+        finally:
+            self._holders -= 1
+            if self._holders == 0 and self._server is not None:
+                self._daemon.nursery.start_soon(self._close_when_idle, self._server, self._scope)
+
+    async def _answer_port(self) -> str:
         own = self._daemon.grpc
         if own is not None and own.port == PORT:
             return own.error
         if self._server is None:
-            self._server, self._scope = GrpcServer(self._daemon.hub, PORT), trio.CancelScope()
-            await self._daemon.nursery.start(self._serve, self._server, self._scope)
-        return self._server.error
+            # Its start is nobody's: a run that is given up meanwhile must not take it from those that wait with it.
+            self._server, self._scope, self._up = GrpcServer(self._daemon.hub, PORT), trio.CancelScope(), trio.Event()
+            self._daemon.nursery.start_soon(self._serve, self._server, self._scope, self._up)
+        server = self._server
+        await self._up.wait()
+        return server.error
 
-    async def _serve(self, server: GrpcServer, scope: trio.CancelScope, *,
-                     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def _serve(self, server: GrpcServer, scope: trio.CancelScope, up: trio.Event) -> None:
         with scope:
-            await server.serve(task_status=task_status)
-
-    def release_port(self) -> None:
-        """One run less. The port is given up when no run wants it and nobody is connected."""
-        self._holders -= 1
-        if self._holders == 0 and self._server is not None:
-            self._daemon.nursery.start_soon(self._close_when_idle, self._server, self._scope)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(server.serve)
+                up.set()
 
     async def _close_when_idle(self, server: GrpcServer, scope: trio.CancelScope) -> None:
         hub = self._daemon.hub

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -45,17 +46,16 @@ async def run(call: Call) -> Message:
     outputs = _Outputs(call)
     outputs.check()
     runs = call.daemon.runs
-    problem = await runs.hold_port() if call.flag("port") else ""
-    current = runs.begin(token, call.client.pid)
-    try:
-        await call.progress({"ready": True, "port": PORT if call.flag("port") and not problem else 0, "error": problem})
-        async with trio.open_nursery() as nursery:
-            await _follow(call, current, outputs, nursery)
-            nursery.cancel_scope.cancel()
-    finally:
-        runs.forget(current)
-        if call.flag("port"):
-            runs.release_port()
+    wanted = call.flag("port")
+    async with runs.port() if wanted else contextlib.nullcontext("") as problem:
+        current = runs.begin(token, call.client.pid)
+        try:
+            await call.progress({"ready": True, "port": PORT if wanted and not problem else 0, "error": problem})
+            async with trio.open_nursery() as nursery:
+                await _follow(call, current, outputs, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            runs.forget(current)
     return {"recordings": [_described(key, streams, outputs) for key, streams in current.recordings.items()]
             + outputs.saved, "problems": outputs.problems}
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from daemon import runs
 from daemon.control.verbs import run
 from daemon.stream import Stream
 from tests.daemon.conftest import Core, append, opened
@@ -142,6 +145,53 @@ async def test_a_run_that_logs_nothing(core: Core, tmp_path: Path) -> None:
     await core.say("run_end", token=TOKEN)
     assert await core.say("run", token=TOKEN, save=str(tmp_path / "out.rrd")) == {"recordings": [], "problems": []}
     assert list(tmp_path.iterdir()) == []
+
+
+class TestPort:
+    """Rerun's own, as far as these tests are concerned any that is free."""
+
+    @pytest.fixture(autouse=True)
+    def port(self, monkeypatch: pytest.MonkeyPatch) -> int:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = int(free.getsockname()[1])
+        monkeypatch.setattr(runs, "PORT", port)
+        monkeypatch.setattr(run, "PORT", port)
+        return port
+
+    async def given_up(self, core: Core) -> None:
+        with trio.fail_after(30):
+            while core.daemon.runs._server is not None:
+                await trio.lowlevel.checkpoint()
+        assert core.daemon.runs._holders == 0
+
+    async def test_given_up_in_its_first_moment(self, core: Core, port: int) -> None:
+        """Whenever it was cancelled, nothing is left that the next run would believe in."""
+        for moment in range(8):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(core.say, "run", token="gone", port=True))
+                for _ in range(moment):
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+            await self.given_up(core)
+        await self.connects(core, port)
+
+    async def test_given_up_while_another_waits_too(self, core: Core, port: int) -> None:
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as first:
+                first.start_soon(partial(core.say, "run", token="gone", port=True))
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(self.connects, core, port)
+                await trio.lowlevel.checkpoint()
+                first.cancel_scope.cancel()
+        await self.given_up(core)
+
+    async def connects(self, core: Core, port: int) -> None:
+        running = Running(core)
+        async with trio.open_nursery() as nursery:
+            await running.start(nursery, port=True)
+            assert running.core.client.progress == [{"ready": True, "port": port, "error": ""}]
+            await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+            nursery.cancel_scope.cancel()
 
 
 async def test_what_a_program_saved_by_itself(core: Core, tmp_path: Path) -> None:
