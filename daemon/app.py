@@ -41,6 +41,7 @@ from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
+from daemon.processes import process_started, wait_ended
 from daemon.runs import Runs
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
@@ -259,7 +260,7 @@ class Daemon:
     async def _end_with_process(self, stream: Stream, pidfd: int) -> None:
         if pidfd >= 0:
             try:
-                await trio.lowlevel.wait_readable(pidfd)
+                await wait_ended(pidfd)
             finally:
                 os.close(pidfd)
         else:
@@ -477,16 +478,6 @@ def open_pidfd(pid: int) -> int:
         except OSError as error:
             log.debug("pidfd_open: %s", error)
     return -1
-
-
-def process_started(pid: int) -> float | None:
-    """When a process started, in clock ticks since boot: with the pid, a name that is never given twice."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name in parentheses may hold anything; field 22 is the 20th after it.
-            return float(file.read().rsplit(b")", 1)[1].split()[19])
-    except (OSError, IndexError, ValueError):
-        return None
 
 
 def process_name(pid: int) -> str:

@@ -23,6 +23,7 @@ from pathlib import Path
 import trio
 
 from daemon.hub import Hub
+from daemon.processes import wait_ended
 from daemon.stream import Stream
 
 log = logging.getLogger("rrd.ingest")
@@ -109,7 +110,7 @@ class Pump:
         self.fd = self.pidfd = -1
 
     async def _watch_process(self) -> None:
-        await trio.lowlevel.wait_readable(self.pidfd)
+        await wait_ended(self.pidfd)
         self.close("the program has ended")
 
     async def _pump(self) -> str:

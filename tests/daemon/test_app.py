@@ -15,8 +15,9 @@ import trio
 import trio.testing
 
 from daemon import descriptors
-from daemon.app import KEEPER_LOST, _listeners, process_name, process_started
+from daemon.app import KEEPER_LOST, _listeners, process_name
 from daemon.keeper import EXIT_CONFIG
+from daemon.processes import process_started
 from daemon.settings import Settings, config_path
 from daemon.stream import UNKNOWN, Stream
 from tests.conftest import Home
@@ -360,12 +361,6 @@ class TestRetention:
 
 
 class TestProcesses:
-    def test_when_one_started(self) -> None:
-        mine = process_started(os.getpid())
-        assert mine is not None
-        assert mine == process_started(os.getpid()) > 0
-        assert process_started(1 << 30) is None
-
     @pytest.mark.parametrize(("arguments", "name"), [
         ([sys.executable, "-m", "this.module"], "this.module"),
         ([sys.executable, "-u", "/a/prog.py", "--x"], "prog.py"),
