@@ -26,6 +26,7 @@ import trio
 from daemon.channel import INSTANCE, PIECE, Channel, ChannelBroken, send_batch, unwrap
 from daemon.feed import CursorState
 from daemon.hub import Hub
+from daemon.processes import boot_id
 from daemon.selection import Selection
 from daemon.sinks.runner import Sink, SinkFailed, SinkRetry
 from daemon.stream import Stream
@@ -48,7 +49,7 @@ GOING_S = 1.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 Process = tuple[int, float]
-"""pid and start (Unix seconds): names a process for good."""
+"""pid and start (as discover.Owner has it): names a process, as long as the machine is not booted again."""
 
 
 class ViewerSink(Sink):
@@ -94,6 +95,8 @@ class ViewerSink(Sink):
         self.closed = False
         """The viewer that this sink belongs to is gone."""
         self.warning = ""
+        self._gone = False
+        """Its process was one of an earlier boot."""
         self._judged: set[str] = set()
         self._peer: object = None
         """Who has what `_confirmed` says: a process, an rrd daemon's instance, or None for nobody."""
@@ -107,6 +110,7 @@ class ViewerSink(Sink):
     def options(self) -> dict[str, Any]:
         """See Sink."""
         return {
+            "boot": boot_id(),
             "process": self.process,
             "from_now": self.from_now,
             "newest_first": self.newest_first,
@@ -132,6 +136,9 @@ class ViewerSink(Sink):
         )
         peer = options["peer"]
         sink._peer = tuple(peer) if isinstance(peer, list) else peer
+        if options.get("boot") != boot_id():  # nothing that ran then runs now, whatever has its pid
+            sink._gone = process is not None
+            sink._peer = None if isinstance(peer, list) else peer
         sink._confirmed = {name: CursorState(*state) for name, state in options["confirmed"].items()}
         return sink
 
@@ -164,7 +171,7 @@ class ViewerSink(Sink):
             raise
 
     def _is_gone(self) -> bool:
-        return self.process is not None and not alive(*self.process)
+        return self._gone or (self.process is not None and not alive(*self.process))
 
     async def _goes_away(self) -> bool:
         """Whether the viewer is on its way out."""

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import psutil
 
+from daemon.processes import process_started
 from daemon.viewers.version import Version, parse_version, show
 
 VERSION_TIMEOUT_S = 5.0
@@ -39,7 +40,7 @@ _DIST_INFO = re.compile(r"rerun_sdk-(\d+\.\d+\.\d+)[^/]*\.dist-info")
 
 @dataclass(frozen=True)
 class Owner:
-    """A process that holds a socket. `started` is its start, Unix seconds: with the pid it names a process for good.
+    """A process that holds a socket. `started` is its start: with the pid it names a process, until the next boot.
 
     Of another user's socket no more may be known than whose it is: then the pid is 0.
     """
@@ -147,7 +148,7 @@ def owner_of(pid: int) -> Owner | None:
         process = psutil.Process(pid)
         with process.oneshot():
             uid = process.uids().real
-            return Owner(pid, process.create_time(), shown(_program(process)), process.username(), uid == os.getuid())
+            return Owner(pid, _start_of(process), shown(_program(process)), process.username(), uid == os.getuid())
     except psutil.Error:
         return None
 
@@ -161,9 +162,19 @@ def alive(pid: int, started: float) -> bool:
     """Whether this very process still runs (and is no zombie)."""
     try:
         process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+        return abs(_start_of(process) - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def _start_of(process: psutil.Process) -> float:
+    """Ticks since boot; Unix seconds where they are not told. psutil has only these, and they move with the clock.
+
+    Raises:
+        psutil.Error: it is gone.
+    """
+    ticks = process_started(process.pid)
+    return process.create_time() if ticks is None else ticks
 
 
 def descends(pid: int, ancestor: int) -> bool:

@@ -16,7 +16,9 @@ import trio.testing
 from daemon.channel import Channel, ChannelBroken
 from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
+from daemon.processes import process_started
 from daemon.selection import resolve
+from daemon.sinks import viewer
 from daemon.sinks.runner import SinkFailed, SinkRetry
 from daemon.sinks.viewer import ViewerSink
 from daemon.stream import Stream
@@ -378,6 +380,21 @@ async def test_a_viewer_of_its_own_that_is_gone_ends_it(hub: Hub) -> None:
     sink.state = "complete"
     assert sink.closed
     assert sink.status()["state"] == "closed"
+
+
+async def test_a_viewer_of_an_earlier_boot_is_gone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starts are counted from the boot: after the next one another process may have its pid and its start."""
+    sink = sink_for(hub, parse_url("127.0.0.1:1"), process=(os.getpid(), process_started(os.getpid())))
+    sink._peer = sink.process
+    options = json.loads(json.dumps(sink.options()))
+    again = ViewerSink.restore(hub, sink.selection, sink.target, sink.id, options)
+    assert not again._is_gone()
+    assert again._peer == sink.process
+    monkeypatch.setattr(viewer, "boot_id", lambda: "the next")
+    again = ViewerSink.restore(hub, sink.selection, sink.target, sink.id, options)
+    assert again._peer is None
+    await again.deliver()
+    assert again.closed
 
 
 async def test_a_url_is_waited_for(hub: Hub) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from daemon.viewers import discover
@@ -73,11 +74,14 @@ def test_who_is_at_the_other_end() -> None:
             program.communicate()
 
 
-def test_a_process_is_named_by_pid_and_start() -> None:
+def test_a_process_is_named_by_pid_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
     owner = owner_of(os.getpid())
     assert owner is not None
     assert alive(owner.pid, owner.started)
     assert not alive(owner.pid, owner.started - 100), "a pid that was used again is another process"
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    assert alive(owner.pid, owner.started), "a clock that is set makes no other process"
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert owner_of(ended.pid) is None
