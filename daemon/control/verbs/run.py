@@ -112,9 +112,8 @@ class _Outputs:
         self._streams: dict[RecordingKey, int] = {}
         self._shown = False
         told = call.args.get("files")
-        for name, path in told.items() if isinstance(told, dict) else ():
-            application, _, recording = str(name).partition("/")
-            self.files[RecordingKey(application, recording)] = str(path)
+        self._told = {str(name): str(path) for name, path in told.items()} if isinstance(told, dict) else {}
+        """Files of the daemon before, by the label of their recording: what its slash parts cannot be told from it."""
 
     def check(self) -> None:
         """See that the file can be.
@@ -130,7 +129,7 @@ class _Outputs:
             raise VerbError("refused", f"output {problem}")
         if not path.parent.is_dir():
             raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}")
-        if path.exists() and not self.force and os.fspath(path) not in self.files.values():
+        if path.exists() and not self.force and os.fspath(path) not in self._told.values():
             raise VerbError("exists", f"file exists: {path}", "say --force to replace it, or choose another name")
         self._writes(path)
 
@@ -160,6 +159,8 @@ class _Outputs:
 
     async def _save_one(self, current: Run, key: RecordingKey) -> None:
         assert self.path is not None
+        if key not in self.files and key.label in self._told:
+            self.files[key] = self._told.pop(key.label)
         own = self.files.get(key)
         path = Path(own) if own else self._free()
         try:
@@ -172,13 +173,14 @@ class _Outputs:
             await self._problem(f"{error.message}   ({error.hint})")
             return
         self.sinks[key], self.files[key] = sink, os.fspath(path)
-        await self.call.progress({"file": os.fspath(path), "recording": f"{key.application_id}/{key.recording_id}"})
+        await self.call.progress({"file": os.fspath(path), "recording": key.label})
 
     def _free(self) -> Path:
         """The asked-for path, or with a number when another recording of the run has it."""
         assert self.path is not None
         path, number = self.path, 1
-        while os.fspath(path) in self.files.values() or (number > 1 and path.exists() and not self.force):
+        taken = {*self.files.values(), *self._told.values()}
+        while os.fspath(path) in taken or (number > 1 and path.exists() and not self.force):
             number += 1
             path = self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
         return path

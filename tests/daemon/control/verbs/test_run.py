@@ -45,9 +45,9 @@ class Running:
                 await trio.lowlevel.checkpoint()
         return found[0]
 
-    def logs(self, recording: str) -> Stream:
+    def logs(self, recording: str, application: str = "app") -> Stream:
         """A stream of the program: this process is it, its environment is not."""
-        one = opened(self.core.hub, stream(*numbered(2, recording)), pid=os.getpid())
+        one = opened(self.core.hub, stream(*numbered(2, recording, application)), pid=os.getpid())
         current = self.core.daemon.runs._runs[self.token]
         if one not in current.streams:
             self.core.daemon.runs._take(one, current)
@@ -118,6 +118,25 @@ async def test_said_again_to_the_next_daemon(core: Core, tmp_path: Path) -> None
     assert frames.frames_of(out.read_bytes()) == frames.payloads(numbered(2, "one"))
 
 
+@pytest.mark.parametrize("application", ["org/app", ""])
+async def test_a_file_is_found_again_by_its_recordings_label(core: Core, tmp_path: Path, application: str) -> None:
+    """A slash in an application's id: the next daemon goes on with the file that was told, and makes no second."""
+    out = tmp_path / "out.rrd"
+    running = Running(core)
+    told: dict[str, str] = {}
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            core.client.got.clear()
+            await running.start(nursery, save=str(out), files=told, force=True)
+            if not told:
+                running.logs("one", application)
+            news = await running.told("file")
+            nursery.cancel_scope.cancel()
+        told = {news["recording"]: news["file"]}
+    assert told == {f"{application or '?'}/one": str(out)}
+    assert os.listdir(tmp_path) == ["out.rrd"]
+
+
 async def test_others_that_log_do_not_keep_a_run(
     core: Core, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
@@ -176,13 +195,12 @@ class TestPort:
         await self.connects(core, port)
 
     async def test_given_up_while_another_waits_too(self, core: Core, port: int) -> None:
-        async with trio.open_nursery() as nursery:
-            async with trio.open_nursery() as first:
-                first.start_soon(partial(core.say, "run", token="gone", port=True))
-                await trio.lowlevel.checkpoint()
-                nursery.start_soon(self.connects, core, port)
-                await trio.lowlevel.checkpoint()
-                first.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery, trio.open_nursery() as first:
+            first.start_soon(partial(core.say, "run", token="gone", port=True))
+            await trio.lowlevel.checkpoint()
+            nursery.start_soon(self.connects, core, port)
+            await trio.lowlevel.checkpoint()
+            first.cancel_scope.cancel()
         await self.given_up(core)
 
     async def connects(self, core: Core, port: int) -> None:
