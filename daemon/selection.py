@@ -255,7 +255,7 @@ class _Names:
         if len(fits) == 1:
             return fits
         if fits:
-            raise VerbError("ambiguous", f"{len(fits)} recordings are meant by {term}: {_names(fits)}",
+            raise VerbError("ambiguous", f"{len(fits)} recordings are meant by {term}: {names_of(fits)}",
                             "write more of the recording's id, or application/recording")
         raise VerbError("not-found", f"no recording, application or file is called {term}",
                         _what_there_is(self._recordings))
@@ -281,7 +281,7 @@ def default_recording(recordings: Sequence[Recording]) -> tuple[Recording, str]:
     """
     live = [recording for recording in recordings if recording.live]
     if len(live) > 1:
-        raise VerbError("ambiguous", f"{len(live)} recordings are live: {_names(r.key for r in live)}",
+        raise VerbError("ambiguous", f"{len(live)} recordings are live: {names_of(r.key for r in live)}",
                         "name one, or say @latest or @all")
     if live:
         return live[0], f"the live recording {live[0].label}"
@@ -296,7 +296,8 @@ def nothing_here() -> VerbError:
                      "log through rrd first: `import rrd; rrd.attach()` after rr.init(...)")
 
 
-def _names(keys: Iterable[RecordingKey]) -> str:
+def names_of(keys: Iterable[RecordingKey]) -> str:
+    """Recordings for people: some of their names, and how many there are besides."""
     names = sorted(key.label for key in keys)
     more = f" and {len(names) - MAX_CANDIDATES} more" if len(names) > MAX_CANDIDATES else ""
     return ", ".join(names[:MAX_CANDIDATES]) + more

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
 from daemon.control.server import Call
-from daemon.selection import FILE, STREAM, Selection, default_recording, recordings_of, resolve
+from daemon.selection import FILE, STREAM, Selection, default_recording, names_of, recordings_of, resolve
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import ACTIVE, describe
+from daemon.stream import Stream
 from daemon.wire.control import Message, VerbError
 from daemon.wire.rrd import FormatError
 
@@ -95,35 +98,54 @@ async def select(call: Call) -> tuple[Selection, str]:
     if not source:
         recording, chose = default_recording(recordings_of(hub.streams.values()))
         return Selection(recording.label, frozenset([recording.key])), chose
-    terms = []
-    for term in source:
-        if term.startswith("/"):
-            terms.append(await _file(call, Path(os.path.normpath(term))))
-        else:
-            terms.append(term)
-    selection = resolve(terms, hub.streams, hub.moment())
+    selection = resolve(await _opened(call, source), hub.streams, hub.moment())
     if not selection.recordings and not selection.open_ended and len(selection.streams) == 1:
         (only,) = selection.streams
         keys = list(hub.streams[only].recordings)
         return selection, keys[0].recording_id if len(keys) == 1 else only.removeprefix(FILE)
-    names = sorted(key.label for key in selection.recordings)
-    return selection, ", ".join(names) or selection.text.replace(FILE, "")
+    return selection, names_of(selection.recordings) or selection.text.replace(FILE, "")
 
 
-async def _file(call: Call, path: Path) -> str:
+async def _opened(call: Call, source: list[str]) -> list[str]:
+    """The same words, with the ids of streams for files, which are read in place.
+
+    Raises:
+        VerbError: a file cannot be read.
+    """
+    hub = call.daemon.hub
+    if not any(term.startswith("/") for term in source):
+        return source
+    # To read many takes longer than one is kept for nobody: a feed holds those that are open by now.
+    held = hub.feed(Selection(""))
+    terms = []
+    try:
+        for term in source:
+            if not term.startswith("/"):
+                terms.append(term)
+                continue
+            stream = await _file(call, Path(os.path.normpath(term)))
+            terms.append(stream.id if stream.kind == "file" else f"{STREAM}{stream.id}")
+            held.selection = replace(held.selection, streams=held.selection.streams | {stream.id})
+        for stream in held.streams():
+            stream.opened_at = time.monotonic()  # whoever asked is about to read it
+    finally:
+        hub.feeds.discard(held)
+        call.daemon.sinks.close_files_later()
+    return terms
+
+
+async def _file(call: Call, path: Path) -> Stream:
     problem = refuse_target(path)
     if problem:
         raise VerbError("refused", problem)
     try:
-        stream = await call.daemon.hub.open_file(path)
+        return await call.daemon.hub.open_file(path)
     except FormatError as error:
         raise VerbError("failed", f"{error}: {path}", "rrd info says what is in a file") from error
     except FileNotFoundError:
         raise VerbError("not-found", f"file does not exist: {path}") from None
     except OSError as error:
         raise VerbError("failed", describe(error)) from error
-    call.daemon.sinks.close_files_later()
-    return stream.id if stream.kind == "file" else f"{STREAM}{stream.id}"
 
 
 def _refuse(call: Call, path: Path, selection: Selection) -> None:

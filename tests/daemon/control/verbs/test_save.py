@@ -8,6 +8,8 @@ import trio
 import trio.testing
 
 from daemon.control.verbs import save
+from daemon.hub import FILES_KEPT_S
+from daemon.stream import Stream
 from tests.daemon.conftest import Core, append, ended, opened, real
 from tests.helpers import frames
 from tests.helpers.frames import arrow, numbered, sealed, stream
@@ -89,6 +91,35 @@ async def test_files_in_place(core: Core, tmp_path: Path) -> None:
     assert message.endswith(f": {tmp_path / 'text'}")
     assert (await core.refused("save", path=str(one), source=[str(one)], force=True))[:2] == (
         "refused", f"input and output are the same file: {one}")
+
+
+async def test_files_that_take_long_to_open(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Those that were opened first are still there when the last one is."""
+    files = [frames.write(tmp_path / f"{name}.rrd", stream(*numbered(1, name), end="sealed")) for name in "abc"]
+    opening = core.hub.open_file
+
+    async def slowly(path: Path) -> Stream:
+        await trio.sleep(0.7 * FILES_KEPT_S)
+        return await opening(path)
+
+    monkeypatch.setattr("time.monotonic", trio.current_time)
+    monkeypatch.setattr(core.hub, "open_file", slowly)
+    # Somebody else's files are let go of meanwhile, again and again.
+    async with trio.open_nursery() as nursery:
+        async def others() -> None:
+            while True:
+                await trio.sleep(1)
+                core.hub.close_files(frozenset())
+
+        nursery.start_soon(others)
+        answer = await core.say("save", path=str(tmp_path / "m.rrd"), source=[str(path) for path in files])
+        nursery.cancel_scope.cancel()
+    assert answer["complete"]
+    assert len(frames.frames_of((tmp_path / "m.rrd").read_bytes())) == 6
+    await trio.sleep(2 * FILES_KEPT_S)
+    assert core.hub.streams == {}, "and nobody keeps them afterwards"
 
 
 async def test_where_it_cannot_be(core: Core, tmp_path: Path) -> None:
