@@ -73,12 +73,22 @@ def drop(verb: str, args: Mapping[str, Any], word: str, *, dry_run: bool, ask: b
     """
     with Client() as client:
         if ask and not dry_run and sys.stdin.isatty():
-            found = client.call(verb, {**args, "dry_run": True})
+            found = _drop_all(client, verb, {**args, "dry_run": True})
             if not found.get("recordings"):
                 return found
             if not typer.confirm(f"{sentence(found, word)}?", err=True):
                 return None
-        return client.call(verb, {**args, "dry_run": dry_run})
+        return _drop_all(client, verb, {**args, "dry_run": dry_run})
+
+
+def _drop_all(client: Client, verb: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Say the verb until nothing is left to be dropped: one answer names some thousands at most."""
+    answer = client.call(verb, args)
+    while (more := answer.pop("more", None)) is not None:
+        rest = client.call(verb, {**args, "after": more})
+        answer = {**rest, "recordings": sorted({*answer["recordings"], *rest["recordings"]}),
+                  "streams": [*answer["streams"], *rest["streams"]], "bytes": answer["bytes"] + rest["bytes"]}
+    return answer
 
 
 def sentence(answer: Mapping[str, Any], verb: str) -> str:

@@ -10,15 +10,19 @@ from daemon.selection import Recording, recordings_of, resolve
 from daemon.stream import Stream
 from daemon.wire.control import Message, VerbError
 
+AT_ONCE = 2000
+"""Streams that one answer is about: 80 bytes each as a rule, and names may be longer."""
+
 
 async def run(call: Call) -> Message:
     """Remove ended recordings.
 
     Args of the verb: source (selectors, `stream:ID` too), or ended (all that have), or older_than_s (seconds since they
-    ended); dry_run.
+    ended); dry_run; after (what `more` said in the answer before).
 
     Returns:
         recordings (their names), bytes (freed on disk), streams.
+        more: only if there are more than one message holds: say it again with `after` set to it.
 
     Raises:
         VerbError: nothing fits; something that was named is live, being read, or cannot be removed.
@@ -39,7 +43,7 @@ async def run(call: Call) -> Message:
         for sink in daemon.sinks.active():
             if any(stream.id in named for stream in sink.feed.streams()):
                 raise VerbError("refused", f"sink {sink.id} still reads it: {sink.target}", f"rrd detach {sink.id}")
-        return daemon.forget(list(named.values()), dry_run=call.flag("dry_run"))
+        return forget_some(call, list(named.values()))
     if age is None and not call.flag("ended"):
         raise VerbError("usage", "forget: name recordings, or say --ended or --older-than")
     limit = time.time() - (age or 0)
@@ -48,7 +52,23 @@ async def run(call: Call) -> Message:
     # A log goes when everything in it may go.
     streams = {stream.id: stream for one in recordings if one.key in wanted for stream in one.streams
                if stream.complete and stream.id not in read and wanted.issuperset(stream.recordings)}
-    return daemon.forget(list(streams.values()), dry_run=call.flag("dry_run"))
+    return forget_some(call, list(streams.values()))
+
+
+def forget_some(call: Call, streams: list[Stream]) -> Message:
+    """Remove as many as one answer can name, before any more: what is gone must be told.
+
+    Returns:
+        What `run` returns.
+
+    Raises:
+        VerbError: one cannot be removed; `after` is no number.
+    """
+    dry_run, after = call.flag("dry_run"), int(call.number("after") or 0)
+    answer = call.daemon.forget(streams[after : after + AT_ONCE], dry_run=dry_run)
+    if after + AT_ONCE < len(streams):
+        answer["more"] = after + AT_ONCE if dry_run else after
+    return answer
 
 
 def _only(chosen: list[Recording], streams: Iterable[Stream]) -> None:

@@ -6,7 +6,10 @@ import os
 
 from daemon.control.server import Call
 from daemon.control.verbs.save import select
-from daemon.wire.control import Message
+from daemon.wire.control import Message, VerbError
+
+MOST = 4000
+"""Logs that one answer has room for; whoever tails them has each of them open, and no more open files than that."""
 
 
 async def run(call: Call) -> Message:
@@ -18,11 +21,14 @@ async def run(call: Call) -> Message:
         logs: stream, path, live, whole (all of the log is selected), stores (else the raw store ids that are).
 
     Raises:
-        VerbError: nothing fits.
+        VerbError: nothing fits, or too much.
     """
     selection, chose = await select(call)
     hub = call.daemon.hub
     feed = hub.feed(selection)
+    if len(feed.streams()) > MOST:
+        raise VerbError("refused", f"{len(feed.streams())} logs are meant, at most {MOST} can be read at once",
+                        "name fewer recordings, or rrd save them as one file")
     if call.flag("wait"):
         while not all(stream.complete for stream in feed.streams()):
             await hub.wait_reshaped(hub.shape)

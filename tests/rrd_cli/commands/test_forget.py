@@ -52,6 +52,14 @@ def test_what_is_said(fake, rrd):
     assert rrd("forget", "--ended")[1] == "nothing to forget\n"
 
 
+def test_more_than_one_answer_holds(fake, rrd):
+    rest = {"recordings": ["app/one", "app/three"], "bytes": 300_000, "streams": ["s3"]}
+    fake.on("forget", lambda call: rest if call.args.get("after") == 7 else ANSWER | {"more": 7})
+    assert json.loads(rrd("forget", "--ended", "--json")[1]) == {
+        "recordings": ["app/one", "app/three", "app/two"], "bytes": 1_500_000, "streams": ["s1", "s2", "s3"]}
+    assert fake.said("forget") == [{"ended": True, "dry_run": False}, {"ended": True, "dry_run": False, "after": 7}]
+
+
 @pytest.mark.parametrize("args", [(), ("one", "--ended"), ("--ended", "--older-than", "7d")])
 def test_one_way_of_saying_which(private, rrd, args):
     assert rrd("forget", *args)[0] == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.control.verbs import forget
 from tests.daemon.conftest import Core, ended, opened, real
 from tests.helpers import frames
 from tests.helpers.frames import numbered, stream
@@ -21,6 +22,19 @@ async def test_by_name(core: Core) -> None:
     assert done == tried | {"bytes": done["bytes"]}
     assert list(core.hub.streams) == [two.id]
     assert not one.path.exists()
+
+
+async def test_more_than_one_answer_holds(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes that the answer does not name; what is left is said to be."""
+    monkeypatch.setattr(forget, "AT_ONCE", 2)
+    names = [(await ended(core.hub, stream(*numbered(1, f"rec-{number}")))).id for number in range(5)]
+    tried = [await core.say("forget", ended=True, dry_run=True, after=after) for after in (0, 2, 4)]
+    assert [(answer["streams"], answer.get("more")) for answer in tried] == [
+        (names[:2], 2), (names[2:4], 4), (names[4:], None)]
+    done = [await core.say("forget", ended=True, after=0) for _ in range(3)]
+    assert [(answer["streams"], answer.get("more")) for answer in done] == [
+        (names[:2], 0), (names[2:4], 0), (names[4:], None)]
+    assert core.hub.streams == {}
 
 
 async def test_a_stream_by_its_id(core: Core) -> None:

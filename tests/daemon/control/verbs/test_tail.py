@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import trio
 import trio.testing
 
+from daemon.control.verbs import tail
 from tests.daemon.conftest import Core, ended, opened
 from tests.helpers.frames import numbered, store_id, stream
 
@@ -32,6 +34,16 @@ async def test_waiting_for_the_end(core: Core) -> None:
         assert answers == []
         core.hub.end_stream(one, "test")
     assert answers == [False]
+
+
+async def test_more_than_one_answer_holds(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "MOST", 10)
+    for number in range(11):
+        await ended(core.hub, stream(*numbered(1, f"rec-{number:02}")))
+    assert await core.refused("tail", source=["@all"]) == (
+        "refused", "11 logs are meant, at most 10 can be read at once",
+        "name fewer recordings, or rrd save them as one file")
+    assert (await core.say("attach", source=["@all"]))["chose"].endswith("app/rec-06, app/rec-07 and 3 more")
 
 
 async def test_nothing_fits(core: Core) -> None:
