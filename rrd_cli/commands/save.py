@@ -51,6 +51,10 @@ def run(
 
     An ended recording is complete when this returns. A live one is written on by the daemon, whether you wait for it
     or not; `rrd detach` stops that.
+
+    A file of one whole recording beside the spool is a hard link to its log: it costs nothing, but whatever writes into
+    it in place, as `rr.save(OUT)` does, changes the log and other files of that recording, too. --copy makes it
+    independent.
     """
     path = sources.target(out)
     words = sources.resolve(source or ())
