@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from daemon.wire.rrd import Kind
 from tests.conftest import DEADLINE_S, NEWEST, ROOT, SDKS, Home, missing, wait_for
-from tests.helpers.shim import ended, environment, kinds, rows, run, warnings
+from tests.helpers.shim import PRELUDE, ended, environment, kinds, rows, run, warnings
 
 EXAMPLE = ROOT / "tests" / "helpers" / "official_example.py"
 NOBODY = "rerun+http://127.0.0.1:1/proxy"
@@ -96,6 +97,31 @@ def test_stdout(daemon: Home, newest: Path) -> None:
     out = daemon.path / "stdout.rrd"
     out.write_bytes(done.stdout)
     assert rows(out) == list(range(50))
+
+
+def test_stdout_after_ctrl_c(daemon: Home, newest: Path) -> None:
+    """The terminal interrupts all that is in the foreground; what the program still logs then is written, too."""
+    source = PRELUDE + """
+rr.init("app")
+rrd.stdout()
+log(0, 10)
+print("ready", file=sys.stderr, flush=True)
+try:
+    signal.pause()
+except KeyboardInterrupt:
+    log(10, 20)
+"""
+    process = subprocess.Popen([newest, "-c", source], env=environment(daemon), cwd=daemon.path, process_group=0,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    with process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == b"ready\n"
+        os.killpg(process.pid, signal.SIGINT)
+        data, errors = process.communicate(timeout=4 * DEADLINE_S)
+    assert process.returncode == 0, errors
+    out = daemon.path / "stdout.rrd"
+    out.write_bytes(data)
+    assert rows(out) == list(range(20))
 
 
 def test_flags_are_the_sdks_own(python: Path, home: Home) -> None:

@@ -1,7 +1,7 @@
 """Standard output as a sink: `rrd tail` writes a stream there, as a process of its own.
 
 Rules: a terminal gets nothing (Rerun's own rule); the program never waits for it, and it ends with the stream or when
-nobody reads any more.
+nobody reads any more, never with what ends the program.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ def start(stream_id: str) -> None:
         warn("nothing is written to a terminal", "pipe it: `python program.py --stdout | rerun -`")
         return
     try:
+        # In a session of its own: Ctrl-C and a terminal that is closed are the program's affair, which may log more.
         # Not waited for; the interpreter need not tell us at its end that it still runs.
-        process = subprocess.Popen([command(), "tail", "--follow", f"stream:{stream_id}"], stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [command(), "tail", "--follow", f"stream:{stream_id}"], stdin=subprocess.DEVNULL, start_new_session=True
+        )
     except OSError as error:
         raise Error("failed", f"cannot start `rrd tail`: {error.strerror}", "is rrd-cli installed?") from error
     process.returncode = 0
