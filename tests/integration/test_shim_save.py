@@ -357,6 +357,26 @@ rrd.save("x.rrd")
     assert rows(daemon.path / "x.rrd") == list(range(10))
 
 
+def test_names_that_are_not_utf8(daemon: Home, newest: Path) -> None:
+    """A program's is told as far as it is text; a file's is refused, and nothing else comes to harm."""
+    errors = run(daemon, newest, """
+sys.argv[0] = "program\\udcff.py"
+rr.init("app")
+assert rrd.save("fine.rrd")
+try:
+    rrd.save("file\\udcff.rrd")
+except rrd.Error as error:
+    assert (error.code, error.message) == ("usage", f"not UTF-8: {os.getcwd()}/file\\\\udcff.rrd"), error
+else:
+    raise AssertionError("taken")
+log(0, 10)
+""")
+    assert warnings(errors) == []
+    ended(daemon)
+    assert [one["program"] for one in daemon.recordings()] == ["program?.py"]
+    assert rows(daemon.path / "fine.rrd") == list(range(10))
+
+
 def test_logging_switched_off(daemon: Home, newest: Path) -> None:
     """RERUN=off: like Rerun's own functions, the call says so and does nothing."""
     errors = run(daemon, newest, """

@@ -80,7 +80,8 @@ def sdk_name() -> str:
 
 def program() -> str:
     """What the program is called, for people."""
-    return sys.argv[0] if sys.argv and sys.argv[0] else os.path.basename(sys.executable or "python")
+    name = sys.argv[0] if sys.argv and sys.argv[0] else os.path.basename(sys.executable or "python")
+    return name.encode(errors="replace").decode()  # a path need not be UTF-8, a message must
 
 
 def descriptor_path(descriptor: int) -> str:

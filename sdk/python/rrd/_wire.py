@@ -24,18 +24,21 @@ Message = dict[str, Any]
 
 
 class ProtocolError(Exception):
-    """The other side sent something that is no message. The connection is of no further use."""
+    """Something is no message. When the other side sent it, the connection is of no further use."""
 
 
 def encode(message: Message) -> bytes:
     """A message as it goes over the socket.
 
     Raises:
-        ProtocolError: it is longer than MAX_MESSAGE.
+        ProtocolError: it is longer than MAX_MESSAGE, or a text in it is a path whose bytes are not UTF-8.
     """
     import cbor2
 
-    body: bytes = cbor2.dumps(message)
+    try:
+        body: bytes = cbor2.dumps(message)
+    except UnicodeEncodeError as error:
+        raise ProtocolError(f"not UTF-8: {error.object.encode(errors='backslashreplace').decode()}") from error
     if len(body) > MAX_MESSAGE:
         raise ProtocolError(f"message of {len(body)} bytes, at most {MAX_MESSAGE} are allowed")
     return _LENGTH.pack(len(body)) + body

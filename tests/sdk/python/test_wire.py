@@ -53,6 +53,12 @@ def test_errors(vector: dict) -> None:
     assert vector["error"] in str(caught.value)
 
 
+def test_a_path_that_is_not_utf8() -> None:
+    """Python has such bytes as lone surrogates; CBOR has no place for them."""
+    with pytest.raises(_wire.ProtocolError, match=r"^not UTF-8: /run\\udcff\.rrd$"):
+        _wire.encode({"path": "/run\udcff.rrd"})
+
+
 def test_too_long_to_send() -> None:
     with pytest.raises(_wire.ProtocolError):
         _wire.encode({"id": 1, "verb": "save", "args": {"path": "x" * _wire.MAX_MESSAGE}})
