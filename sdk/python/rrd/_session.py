@@ -134,19 +134,24 @@ class Session:
         """The connection; made now if there is none, and every live stream told about on it.
 
         Raises:
-            Unreachable: there is no daemon, or it does not answer.
+            Unreachable: there is no daemon, it does not answer, or nobody would read its answers.
         """
         with self._door:
             current = self._connection
             if current is not None and not current.hung_up():
                 return current
             connection = self._greeted(start=start)
+            try:
+                self._watch()
+            except Unreachable:
+                connection.close()
+                raise
             with self._table:
                 self._connection = connection
                 self._away_since = 0.0
                 self._stopping = self._restarted = False
             forget_warnings("away", "absent")
-            self._watch()
+            self._wake()
             return connection
 
     def _greeted(self, *, start: bool) -> Connection:
@@ -304,12 +309,18 @@ class Session:
     # -- the watcher ---------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Start the watcher, or let it see a new connection."""
+        """Start the watcher, if it does not run.
+
+        Raises:
+            Unreachable: no thread can be started: there are too many, or the interpreter is ending (Python 3.12).
+        """
         if self._watcher is None:
-            self._watcher = threading.Thread(target=self._run, name="rrd", daemon=True)
-            self._watcher.start()
-        else:
-            self._wake()
+            watcher = threading.Thread(target=self._run, name="rrd", daemon=True)
+            try:
+                watcher.start()
+            except RuntimeError as error:
+                raise Unreachable(f"cannot watch the connection: {error}") from error
+            self._watcher = watcher
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):

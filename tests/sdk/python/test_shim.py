@@ -17,7 +17,7 @@ import pytest
 import daemon
 from daemon import paths
 from daemon.wire import control
-from rrd import _connection, _launch, _paths, _spill
+from rrd import _connection, _launch, _paths, _session, _spill
 from rrd._errors import ConnectionLost, Error, Unreachable
 from rrd._version import __version__
 from tests.conftest import ROOT, wait_for
@@ -416,6 +416,24 @@ def test_nonsense_ends_it(serve: Callable[..., Server]) -> None:
     connection.read()
     assert connection.lost
     connection.close()
+
+
+# -- a session with it ----------------------------------------------------------------------------------------------
+
+
+def test_no_thread_to_be_had(serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a daemon that is not there; the next call has it."""
+    serve(polite)
+    session = _session.Session()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "_start_new_thread", refuse_threads)
+        with pytest.raises(Unreachable, match="can't start new thread"):
+            session.call("status", {})
+    assert session.call("status", {}) == {"verb": "status"}
+
+
+def refuse_threads(*args: object) -> None:
+    raise RuntimeError("can't start new thread")
 
 
 # -- without it -----------------------------------------------------------------------------------------------------
