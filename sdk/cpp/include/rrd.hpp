@@ -193,8 +193,51 @@ namespace rrd {
         inline constexpr std::size_t MAX_DEPTH = 16;
 
         namespace detail {
+            /// Length of the UTF-8 sequence at a place; 0 if there is none. RFC 3629: no overlong forms, no surrogates,
+            /// nothing above U+10FFFF.
+            inline std::size_t utf8_at(std::string_view text, std::size_t at) {
+                const auto byte = [&](std::size_t place) {
+                    return place < text.size() ? static_cast<unsigned char>(text[place]) : 0U;
+                };
+                const unsigned first = byte(at);
+                const unsigned second = byte(at + 1);
+                const std::size_t more = first < 0x80 ? 0 : first < 0xc2 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
+                const bool wrong = more == 4 || first > 0xf4 || (first == 0xe0 && second < 0xa0) ||
+                                   (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
+                                   (first == 0xf4 && second > 0x8f);
+                if (wrong) {
+                    return 0;
+                }
+                for (std::size_t next = 1; next <= more; ++next) {
+                    if ((byte(at + next) & 0xc0) != 0x80) {
+                        return 0;
+                    }
+                }
+                return more + 1;
+            }
+
+            /// Text for people of what need not be any, such as a path: other bytes become question marks.
+            inline std::string in_utf8(std::string_view bytes) {
+                std::string text;
+                for (std::size_t at = 0; at < bytes.size();) {
+                    const std::size_t length = utf8_at(bytes, at);
+                    text += length > 0 ? bytes.substr(at, length) : "?";
+                    at += std::max(length, std::size_t{1});
+                }
+                return text;
+            }
+
+            inline bool is_utf8(std::string_view text) {
+                for (std::size_t at = 0, length = 0; at < text.size(); at += length) {
+                    if ((length = utf8_at(text, at)) == 0) {
+                        return false;
+                    }
+                }
+                return true;
+            }
+
             /// CBOR as the protocol wants it: 64-bit floats, which the library would shorten; all else is the library's.
-            inline void write(const Json& value, std::vector<std::uint8_t>& bytes) {
+            inline Error write(const Json& value, std::vector<std::uint8_t>& bytes) {
                 const auto head = [&](std::uint8_t major, std::size_t size) {
                     const std::size_t at = bytes.size();
                     Json::to_cbor(Json(static_cast<std::uint64_t>(size)), bytes);
@@ -204,13 +247,19 @@ namespace rrd {
                     head(5, value.size());
                     for (const auto& [key, child] : value.items()) {
                         Json::to_cbor(Json(key), bytes);
-                        write(child, bytes);
+                        if (Error error = write(child, bytes); error.is_err()) {
+                            return error;
+                        }
                     }
                 } else if (value.is_array()) {
                     head(4, value.size());
                     for (const auto& child : value) {
-                        write(child, bytes);
+                        if (Error error = write(child, bytes); error.is_err()) {
+                            return error;
+                        }
                     }
+                } else if (value.is_string() && !is_utf8(value.get_ref<const std::string&>())) {
+                    return {"usage", "not UTF-8: " + in_utf8(value.get_ref<const std::string&>()), ""};
                 } else if (value.is_number_float()) {
                     const auto number = value.get<double>();
                     std::uint64_t bits = 0;
@@ -222,13 +271,17 @@ namespace rrd {
                 } else {
                     Json::to_cbor(value, bytes);
                 }
+                return {};
             }
         } // namespace detail
 
-        /// A message as it goes over the socket: its length, big endian, and its CBOR.
+        /// A message as it goes over the socket: its length, big endian, and its CBOR. Code "usage": it is too long, or
+        /// a text in it is not UTF-8, as a path may be.
         inline Result<std::vector<std::uint8_t>> encode(const Json& message) {
             std::vector<std::uint8_t> bytes(4);
-            detail::write(message, bytes);
+            if (Error error = detail::write(message, bytes); error.is_err()) {
+                return error;
+            }
             const std::size_t length = bytes.size() - 4;
             if (length > MAX_MESSAGE) {
                 return Error{
@@ -244,31 +297,6 @@ namespace rrd {
         }
 
         namespace detail {
-            /// RFC 3629: no overlong forms, no surrogates, nothing above U+10FFFF.
-            inline bool is_utf8(const std::string& text) {
-                const auto byte = [&](std::size_t at) {
-                    return at < text.size() ? static_cast<unsigned char>(text[at]) : 0U;
-                };
-                for (std::size_t at = 0; at < text.size();) {
-                    const unsigned first = byte(at);
-                    const unsigned second = byte(at + 1);
-                    const std::size_t more = first < 0x80 ? 0 : first < 0xc2 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : 3;
-                    const bool wrong = more == 4 || first > 0xf4 || (first == 0xe0 && second < 0xa0) ||
-                                       (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
-                                       (first == 0xf4 && second > 0x8f);
-                    if (wrong) {
-                        return false;
-                    }
-                    for (std::size_t next = 1; next <= more; ++next) {
-                        if ((byte(at + next) & 0xc0) != 0x80) {
-                            return false;
-                        }
-                    }
-                    at += more + 1;
-                }
-                return true;
-            }
-
             /// Refuses what is nested too deeply, before a parser recurses into it, and text that is none.
             class DepthCheck : public nlohmann::json_sax<Json> {
               public:
@@ -1050,14 +1078,16 @@ namespace rrd {
 
             static Json open_args(const Stream& stream) {
                 char program[4096];
-                const ssize_t size = ::readlink("/proc/self/exe", program, sizeof program);
+                const auto size = static_cast<std::size_t>(
+                    std::max<ssize_t>(::readlink("/proc/self/exe", program, sizeof program), 0)
+                );
                 Json args = {
                     {"application_id", stream.identity.application_id},
                     {"recording_id", stream.identity.recording_id},
                     {"sdk", stream.identity.sdk},
                     {"kind", "shim"},
                     {"pid", static_cast<std::uint64_t>(::getpid())},
-                    {"program", std::string(program, static_cast<std::size_t>(std::max<ssize_t>(size, 0)))},
+                    {"program", control::detail::in_utf8({program, size})},
                 };
                 if (!stream.id.empty()) {
                     args["stream"] = stream.id;

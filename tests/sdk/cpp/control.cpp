@@ -88,6 +88,13 @@ namespace {
         check(sized((1 << 20) - 7).is_err(), "a longer one");
     }
 
+    void test_what_is_not_utf8() {
+        const auto encoded = rrd::control::encode({{"args", {{"paths", {"fine", "/x/\xff\xe2\x82.rrd"}}}}});
+        check(encoded.error.code == "usage", "refused before it is sent");
+        check(encoded.error.description == "not UTF-8: /x/???.rrd", encoded.error.description);
+        check(rrd::control::detail::in_utf8("\xc3\xa9\xf0\x9f\x98\x80\xff") == "\xc3\xa9\xf0\x9f\x98\x80?", "text stays");
+    }
+
     struct Parsed {
         rrd::Result<rrd::Args> args{rrd::Args()};
         std::string rest;
@@ -132,6 +139,7 @@ int main(int argc, char** argv) {
     }
     test_vectors(argv[1]);
     test_limit();
+    test_what_is_not_utf8();
     test_args();
     std::cout << checks - failures << " passed, " << failures << " failed" << std::endl;
     return failures == 0 ? 0 : 1;
