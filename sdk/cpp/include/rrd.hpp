@@ -35,6 +35,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/file.h>
@@ -558,11 +559,33 @@ namespace rrd {
             return "/tmp/rrd-" + std::to_string(::getuid());
         }
 
-        /// Directory of the recordings, the daemon's own log, the keeper's lock and a second socket: a runtime directory is
-        /// a login session's, and programs of another (cron, su) find the daemon here.
-        inline std::string state_dir() {
+        /// The user's home, as Python's expanduser finds it. Empty: a uid without a name, in a container.
+        inline std::string home_dir() {
+            if (std::getenv("HOME") != nullptr) {
+                const std::string home = variable("HOME");
+                return home.empty() ? "/" : home;
+            }
+            std::vector<char> space(1 << 16);
+            passwd entry{};
+            passwd* found = nullptr;
+            ::getpwuid_r(::getuid(), &entry, space.data(), space.size(), &found);
+            return found == nullptr ? "" : found->pw_dir;
+        }
+
+        /// Directory of the recordings, the daemon's own log, the keeper's lock and a second socket: a runtime directory
+        /// is a login session's, and programs of another (cron, su) find the daemon here.
+        inline Result<std::string> state_dir() {
             const std::string base = variable("XDG_STATE_HOME");
-            return (!base.empty() && base[0] == '/' ? base : variable("HOME") + "/.local/state") + "/rrd";
+            if (!base.empty() && base[0] == '/') {
+                return base + "/rrd";
+            }
+            const std::string home = home_dir();
+            if (home.empty() || home[0] != '/') {
+                return unavailable(
+                    "HOME is not set and this user has no home directory", "set HOME, or XDG_STATE_HOME"
+                );
+            }
+            return home + "/.local/state/rrd";
         }
 
         /// Make a directory that only its owner can enter, or check that it is one.
@@ -627,8 +650,10 @@ namespace rrd {
                 );
             }
             auto found = dial(usual);
-            const std::string spare = state_dir() + "/daemon.sock";
-            return found.is_err() || found.value || spare.size() > MAX_SOCKET_PATH ? std::move(found) : dial(spare);
+            const auto state = state_dir();
+            const std::string spare = state.value + "/daemon.sock";
+            const bool none = state.is_err() || spare.size() > MAX_SOCKET_PATH;
+            return found.is_err() || found.value || none ? std::move(found) : dial(spare);
         }
 
         /// $RRD_DAEMON, else rrd-daemon on PATH.
@@ -664,10 +689,11 @@ namespace rrd {
                 return chosen.error;
             }
             const std::string& program = chosen.value;
-            if (Error error = make_private(state_dir()); error.is_err()) {
+            const auto state = state_dir();
+            if (Error error = state.is_err() ? state.error : make_private(state.value); error.is_err()) {
                 return error;
             }
-            const std::string log = state_dir() + "/daemon.log";
+            const std::string log = state.value + "/daemon.log";
             int ends[2];
             if (::pipe2(ends, O_CLOEXEC) != 0) {
                 return unavailable("cannot start the daemon: " + describe(errno));
@@ -759,7 +785,7 @@ namespace rrd {
             if (daemon.is_err()) {
                 return daemon.error;
             }
-            const std::string hint = "see " + state_dir() + "/daemon.log";
+            const std::string hint = "see " + state_dir().value + "/daemon.log";
             const auto deadline = Clock::now() + START_TIMEOUT;
             std::optional<Clock::time_point> gone;
             while (true) {

@@ -16,18 +16,32 @@ MAX_SOCKET_PATH = 107
 
 
 def runtime_dir() -> str:
-    """Directory of the control socket and the locks: `$XDG_RUNTIME_DIR/rrd`, else a private one in the temp dir."""
+    """Directory of the control socket and the locks: `$XDG_RUNTIME_DIR/rrd`, else a private one in the temp dir.
+
+    Raises:
+        Unreachable: there is neither; nothing can be written in a container.
+    """
     base = os.environ.get("XDG_RUNTIME_DIR")
     if base and os.path.isdir(base):
         return os.path.join(base, "rrd")
-    return os.path.join(tempfile.gettempdir(), f"rrd-{os.getuid()}")
+    try:
+        return os.path.join(tempfile.gettempdir(), f"rrd-{os.getuid()}")
+    except FileNotFoundError as error:
+        raise Unreachable("no temporary directory can be written to", "set XDG_RUNTIME_DIR") from error
 
 
 def state_dir() -> str:
-    """Directory of the spool and the daemon's log: `$XDG_STATE_HOME/rrd`, by default `~/.local/state/rrd`."""
+    """Directory of the spool and the daemon's log: `$XDG_STATE_HOME/rrd`, by default `~/.local/state/rrd`.
+
+    Raises:
+        Unreachable: the variable does not say, and the user has no home (a uid without a name, in a container).
+    """
     base = os.environ.get("XDG_STATE_HOME", "")
     if not os.path.isabs(base):
-        base = os.path.join(os.path.expanduser("~"), ".local/state")
+        home = os.path.expanduser("~")
+        if not os.path.isabs(home):
+            raise Unreachable("HOME is not set and this user has no home directory", "set HOME, or XDG_STATE_HOME")
+        base = os.path.join(home, ".local/state")
     return os.path.join(base, "rrd")
 
 
@@ -35,7 +49,7 @@ def socket_path() -> str:
     """Path of the control socket.
 
     Raises:
-        Unreachable: the path is longer than a Unix socket's may be.
+        Unreachable: the path is longer than a Unix socket's may be, or there is no place for it.
     """
     path = os.path.join(runtime_dir(), "control.sock")
     length = len(os.fsencode(path))
@@ -48,11 +62,14 @@ def socket_path() -> str:
 
 
 def spare_socket_path() -> str | None:
-    """Path of the second socket, beside the recordings; None if it would be longer than a socket's may be.
+    """Path of the second socket, beside the recordings; None without a place for it, or if it would be too long.
 
     A runtime directory is a login session's: programs of another (cron, su) find the daemon there.
     """
-    path = os.path.join(state_dir(), "daemon.sock")
+    try:
+        path = os.path.join(state_dir(), "daemon.sock")
+    except Unreachable:
+        return None
     return path if len(os.fsencode(path)) <= MAX_SOCKET_PATH else None
 
 

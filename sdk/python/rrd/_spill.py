@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from . import _paths
+from ._errors import Unreachable
 
 _PIECE = 1 << 20
 
@@ -42,18 +43,18 @@ def nobody_home(log: str) -> Iterator[bool]:
         False, with nothing held, if somebody else has either: then a keeper is alive, or will be.
     """
     state = os.path.dirname(os.path.dirname(log))  # .../spool/<stream>.rrd
-    wanted = [os.path.join(_paths.runtime_dir(), "start.lock")]
-    if os.path.isdir(state):  # not in a container that sees no more than the socket; there no log can be written either
-        wanted.append(os.path.join(state, "keeper.lock"))
     with contextlib.ExitStack() as locks:
         try:
+            wanted = [os.path.join(_paths.runtime_dir(), "start.lock")]
+            if os.path.isdir(state):  # not in a container that sees but the socket; there no log can be written, either
+                wanted.append(os.path.join(state, "keeper.lock"))
             for path in wanted:
                 lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 locks.callback(os.close, lock)
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The keeper writes its process id there, and that is not ours.
             os.ftruncate(lock, 0)
-        except OSError:
+        except (OSError, Unreachable):
             locks.close()
             yield False
         else:

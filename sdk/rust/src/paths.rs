@@ -35,22 +35,31 @@ pub fn socket_path() -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// Path of the second control socket, beside the recordings; `None` if it would be longer than a socket's may be.
+/// Path of the second control socket, beside the recordings; `None` without a place for it, or if it would be too long.
 ///
 /// A runtime directory is a login session's: programs of another (cron, su) find the daemon there.
 pub fn spare_socket_path() -> Option<PathBuf> {
-    Some(state_dir().join("daemon.sock")).filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH)
+    let path = state_dir().ok()?.join("daemon.sock");
+    Some(path).filter(|path| path.as_os_str().len() <= MAX_SOCKET_PATH)
 }
 
 /// Path of the daemon's own log (text): where a daemon that this process starts writes to.
-pub fn daemon_log_path() -> PathBuf {
-    state_dir().join("daemon.log")
+pub fn daemon_log_path() -> Result<PathBuf, Error> {
+    Ok(state_dir()?.join("daemon.log"))
 }
 
-fn state_dir() -> PathBuf {
-    let base = set("XDG_STATE_HOME").map(PathBuf::from).filter(|base| base.is_absolute());
-    let base = base.unwrap_or_else(|| PathBuf::from(set("HOME").unwrap_or_else(|| "/".into())).join(".local/state"));
-    base.join("rrd")
+fn state_dir() -> Result<PathBuf, Error> {
+    if let Some(base) = set("XDG_STATE_HOME").map(PathBuf::from).filter(|base| base.is_absolute()) {
+        return Ok(base.join("rrd"));
+    }
+    // As Python's expanduser finds it: an empty one is the root, without one the system's list of users is asked.
+    #[allow(deprecated, reason = "only of Windows was it ever wrong")]
+    let home = env::home_dir().map(|home| if home.as_os_str().is_empty() { "/".into() } else { home });
+    // A uid without a name, in a container, has none.
+    let home = home.filter(|home| home.is_absolute()).ok_or_else(|| {
+        Error::unavailable("HOME is not set and this user has no home directory", "set HOME, or XDG_STATE_HOME")
+    })?;
+    Ok(home.join(".local/state/rrd"))
 }
 
 /// Make a directory that only its owner can enter, or check that it is one.

@@ -78,7 +78,7 @@ pub fn connect_or_start() -> Result<UnixStream, Error> {
             sleep(POLL);
             continue;
         };
-        return Err(Error::unavailable(failure, format!("see {}", paths::daemon_log_path().display())));
+        return Err(Error::unavailable(failure, format!("see {}", paths::daemon_log_path()?.display())));
     }
 }
 
@@ -101,7 +101,7 @@ fn lock() -> Result<File, Error> {
 
 fn spawn() -> Result<Pid, Error> {
     let program = daemon_program()?;
-    let log_path = paths::daemon_log_path();
+    let log_path = paths::daemon_log_path()?;
     let failed =
         |error: io::Error| Error::unavailable(format!("cannot start the daemon: {error}: {}", program.display()), "");
     if let Some(dir) = log_path.parent() {

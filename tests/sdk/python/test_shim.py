@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -158,6 +159,41 @@ def test_same_places_as_the_daemon(variables: dict[str, str], monkeypatch: pytes
     assert _paths.socket_path() == str(paths.socket_path())
     assert str(_paths.spare_socket_path()) == str(paths.spare_socket_path())
     assert _paths.MAX_SOCKET_PATH == paths.MAX_SOCKET_PATH
+
+
+def test_no_home(runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's uid without a name: nothing is made of it, and where all is said it is not asked for."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", str)
+    with pytest.raises(Unreachable) as caught:
+        _launch.connect(start=False)
+    assert caught.value.nobody
+    assert _paths.spare_socket_path()
+    monkeypatch.delenv("XDG_STATE_HOME")
+    with pytest.raises(Unreachable, match="HOME is not set and this user has no home directory") as caught:
+        _launch.connect(start=True)
+    assert caught.value.hint == "set HOME, or XDG_STATE_HOME"
+    assert list(tmp_path.iterdir()) == []
+    server = Server(runtime / "control.sock", polite)
+    _launch.connect(start=True).close()
+    server.close()
+
+
+def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """And none of the session: nothing can be written, in a container."""
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", no_temporary_directory)
+    with pytest.raises(Unreachable) as caught:
+        _launch.connect(start=True)
+    assert caught.value.hint == "set XDG_RUNTIME_DIR"
+    with _spill.nobody_home(str(tmp_path / "spool" / "log.rrd")) as alone:
+        assert not alone
+
+
+def no_temporary_directory() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
 
 def test_directory_is_made_private(tmp_path: Path) -> None:
