@@ -234,6 +234,36 @@ atexit.register(say, "ending")  # before our handler and Rerun's, which waits: m
     assert_whole(daemon)
 
 
+def test_flush_waits_no_longer_than_told(daemon: Home, newest: Path) -> None:
+    """A daemon that is dead, and a keeper that cannot start the next: neither is waited for longer."""
+    keeper = daemon.keeper_pid()
+    with Program(daemon, newest, HALF_LOGGED + """
+begin = time.monotonic()
+try:
+    rrd.flush(timeout=0.5)
+except rrd.Error as error:
+    assert error.code == "timeout", error
+else:
+    raise AssertionError("flushed")
+assert time.monotonic() - begin < 5
+say("late")
+wait_for_test()
+assert rrd.flush()
+log(100, 200)
+""") as program:
+        assert program.line() == "ready"
+        os.kill(keeper, signal.SIGSTOP)
+        try:
+            os.kill(daemon.daemon_pid(), signal.SIGKILL)
+            program.go_on()
+            assert program.line() == "late"
+        finally:
+            os.kill(keeper, signal.SIGCONT)
+        program.go_on()
+        program.finish()
+    assert_whole(daemon)
+
+
 def test_stopped_on_purpose(daemon: Home, newest: Path) -> None:
     """`rrd daemon stop`: one warning, nobody starts it again, the program neither stops nor swells; then it goes on."""
     with Program(daemon, newest, """

@@ -360,6 +360,8 @@ def flush(
     try:
         session.call("sync", {"streams": [stream.id], "durable": durable}, timeout=left)
     except Unreachable as error:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Error("timeout", f"rrd.flush(): {error.message}", error.hint) from error
         warn(f"rrd.flush(): no daemon: {error.message}", error.hint, once="absent")
         return False
     return True

@@ -10,6 +10,7 @@ byte of its request.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import socket
@@ -74,8 +75,11 @@ class Connection:
         poller.register(self._socket, 0)
         return bool(poller.poll(0))
 
-    def hello(self) -> None:
+    def hello(self, deadline: float = math.inf) -> None:
         """The first exchange.
+
+        Args:
+            deadline: As in `exchange`.
 
         Raises:
             Unreachable: no protocol in common, or no answer in time.
@@ -83,13 +87,21 @@ class Connection:
         version = ".".join(map(str, sys.version_info[:3]))
         args = {"protocol": _wire.PROTOCOL, "agent": f"rrd-python {__version__} (python {version})", "pid": os.getpid()}
         try:
-            answer = self.exchange("hello", args)
+            answer = self.exchange("hello", args, deadline=deadline)
         except Error as error:
             raise Unreachable(error.message, error.hint) from error
         self.daemon_version = str(answer.get("version", ""))
 
-    def exchange(self, verb: str, args: _wire.Message, descriptors: Sequence[int] = ()) -> _wire.Message:
+    def exchange(
+        self, verb: str, args: _wire.Message, descriptors: Sequence[int] = (), *, deadline: float = math.inf
+    ) -> _wire.Message:
         """A request whose answer the caller reads itself: only before anybody else reads this connection.
+
+        Args:
+            verb: Which.
+            args: Its arguments.
+            descriptors: Descriptors that go along; they stay the caller's too.
+            deadline: When (`time.monotonic()`) to give up, if that is sooner than usual.
 
         Raises:
             Error: the daemon's answer is an error.
@@ -97,14 +109,14 @@ class Connection:
             ConnectionLost: the daemon went away.
         """
         waiter = self._send(verb, args, descriptors)
-        deadline = time.monotonic() + ANSWER_SECONDS
+        deadline = min(deadline, time.monotonic() + ANSWER_SECONDS)
         while not waiter.done.is_set():
             left = deadline - time.monotonic()
             poller = select.poll()
             poller.register(self._socket, select.POLLIN)
             if left <= 0 or not poller.poll(left * 1000):
                 self.lose()
-                raise Unreachable(f"the daemon does not answer within {ANSWER_SECONDS:.0f} s", "see `rrd daemon logs`")
+                raise Unreachable("the daemon does not answer in time", "see `rrd daemon logs`")
             self.read()
         return _result(waiter)
 

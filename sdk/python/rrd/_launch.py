@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import socket
 import struct
@@ -31,12 +32,13 @@ Spawn = Callable[[int], int]
 """Starts a daemon whose output goes to the given descriptor; returns its process id."""
 
 
-def connect(*, start: bool, spawn: Spawn | None = None) -> socket.socket:
+def connect(*, start: bool, spawn: Spawn | None = None, deadline: float = math.inf) -> socket.socket:
     """A connected socket to the daemon; nothing has been said yet.
 
     Args:
         start: Start a daemon if nobody listens.
         spawn: How to start one, for tests.
+        deadline: When (`time.monotonic()`) to give up waiting for one that starts, if that is sooner than usual.
 
     Raises:
         Unreachable: nobody listens, and none was to be, or could be, started.
@@ -46,7 +48,7 @@ def connect(*, start: bool, spawn: Spawn | None = None) -> socket.socket:
         return found
     if not start:
         raise Unreachable(f"no daemon listens on {_paths.socket_path()}", nobody=True)
-    return _start(spawn or _spawn)
+    return _start(spawn or _spawn, deadline)
 
 
 def _dial() -> socket.socket | None:
@@ -90,10 +92,10 @@ def _check_peer(peer: socket.socket) -> None:
         raise Unreachable(f"the daemon's socket belongs to uid {uid}, not to you", "set XDG_RUNTIME_DIR")
 
 
-def _start(spawn: Spawn) -> socket.socket:
+def _start(spawn: Spawn, deadline: float) -> socket.socket:
     import fcntl
 
-    deadline = time.monotonic() + START_SECONDS
+    deadline = min(deadline, time.monotonic() + START_SECONDS)
     lock_path = os.path.join(_paths.make_private(_paths.runtime_dir()), "start.lock")
     log_path = os.path.join(_paths.make_private(_paths.state_dir()), "daemon.log")
     with contextlib.ExitStack() as cleanup:
@@ -136,8 +138,7 @@ def _start(spawn: Spawn) -> socket.socket:
             if gone_at and now > gone_at + 1.0:
                 raise Unreachable("the daemon ended as soon as it was started", f"see {log_path}")
             if now > deadline:
-                message = f"the daemon was started, but does not listen after {START_SECONDS:.0f} s"
-                raise Unreachable(message, f"see {log_path}")
+                raise Unreachable("the daemon was started, but does not listen in time", f"see {log_path}")
             time.sleep(_POLL_SECONDS)
 
 

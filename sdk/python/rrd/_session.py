@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import select
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from . import _launch, _sdk, _spill
@@ -130,17 +131,21 @@ class Session:
 
     # -- the connection ------------------------------------------------------------------------------------------
 
-    def connected(self, *, start: bool) -> Connection:
+    def connected(self, *, start: bool, deadline: float = math.inf) -> Connection:
         """The connection; made now if there is none, and every live stream told about on it.
+
+        Args:
+            start: Start a daemon if nobody listens.
+            deadline: When (`time.monotonic()`) to give up, if that is sooner than usual.
 
         Raises:
             Unreachable: there is no daemon, it does not answer, or nobody would read its answers.
         """
-        with self._door:
+        with self._at_the_door(deadline):
             current = self._connection
             if current is not None and not current.hung_up():
                 return current
-            connection = self._greeted(start=start)
+            connection = self._greeted(start=start, deadline=deadline)
             try:
                 self._watch()
             except Unreachable:
@@ -154,22 +159,37 @@ class Session:
             self._wake()
             return connection
 
-    def _greeted(self, *, start: bool) -> Connection:
+    @contextlib.contextmanager
+    def _at_the_door(self, deadline: float) -> Iterator[None]:
+        """Hold `_door`. Who has it may be waiting for a daemon that hangs.
+
+        Raises:
+            Unreachable: it was not to be had in time.
+        """
+        seconds = -1 if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        if not self._door.acquire(timeout=seconds):
+            raise Unreachable("another thread still waits for the daemon", "see `rrd daemon logs`")
+        try:
+            yield
+        finally:
+            self._door.release()
+
+    def _greeted(self, *, start: bool, deadline: float) -> Connection:
         """A new connection on which hello and every live stream have been said.
 
         Raises:
             Unreachable: there is no daemon, or it does not answer.
         """
         for again in range(GREETINGS):
-            connection = Connection(self._dial(start=start))
+            connection = Connection(self._dial(start=start, deadline=deadline))
             try:
-                connection.hello()
+                connection.hello(deadline)
                 for stream in list(self.streams):
-                    self._resume(connection, stream)
+                    self._resume(connection, stream, deadline)
             except ConnectionLost:
                 # It died as it was asked. Its keeper listens on, and has the next one up within a second.
                 connection.close()
-                time.sleep(0.1 * again)
+                time.sleep(max(0.0, min(0.1 * again, deadline - time.monotonic())))
             except BaseException:
                 connection.close()
                 raise
@@ -177,18 +197,19 @@ class Session:
                 return connection
         raise Unreachable("the daemon went away while it was asked", nobody=True)
 
-    def _dial(self, *, start: bool) -> socket.socket:
+    def _dial(self, *, start: bool, deadline: float) -> socket.socket:
         may_start = start and time.monotonic() > self._not_startable_since + START_AGAIN_AFTER
         try:
-            return _launch.connect(start=may_start)
+            return _launch.connect(start=may_start, deadline=deadline)
         except Unreachable:
-            if may_start:
-                self._not_startable_since = time.monotonic()
+            now = time.monotonic()
+            if may_start and now < deadline:  # else it was not given the time to start
+                self._not_startable_since = now
             raise
 
-    def _resume(self, connection: Connection, stream: Stream) -> None:
+    def _resume(self, connection: Connection, stream: Stream, deadline: float) -> None:
         try:
-            connection.exchange("open", stream.open_args(), [stream.read_end])
+            connection.exchange("open", stream.open_args(), [stream.read_end], deadline=deadline)
         except Error as error:
             # It has ended for the daemon: with nothing left to say that is as it should be.
             lost = _spill.unread(stream.read_end)
@@ -202,17 +223,19 @@ class Session:
         Args:
             verb: Which.
             args: Its arguments.
-            timeout: Seconds to wait for one answer; None: as long as it takes.
+            timeout: Seconds to wait at most, for a connection and for the answer; None: as long as it takes.
             repeat: May it be said twice?
 
         Raises:
-            Error: it was refused, or did not work.
-            Unreachable: there is no daemon.
+            Error: it was refused, or did not work; code "timeout" if there was no answer in time.
+            Unreachable: there is no daemon, or no connection in time.
         """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
         for _ in range(10):
-            connection = self.connected(start=True)
+            connection = self.connected(start=True, deadline=deadline)
+            left = None if timeout is None else max(0.0, deadline - time.monotonic())
             try:
-                return connection.request(verb, args, timeout=timeout)
+                return connection.request(verb, args, timeout=left)
             except ConnectionLost as error:
                 if not repeat:
                     raise Error("failed", f"the daemon went away during {verb}", "see `rrd status`") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -466,6 +467,53 @@ def test_no_thread_to_be_had(serve: Callable[..., Server], monkeypatch: pytest.M
         with pytest.raises(Unreachable, match="can't start new thread"):
             session.call("status", {})
     assert session.call("status", {}) == {"verb": "status"}
+
+
+def test_no_longer_than_allowed(serve: Callable[..., Server]) -> None:
+    """A daemon that is not up yet, or hangs: whether the call's own thread waits for it or another one."""
+    serve(lambda verb, args, fds: [])
+    session = _session.Session()
+    late(session)
+    with in_another_thread(session._door):
+        late(session)
+
+
+def test_no_longer_than_allowed_for_a_start(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that starts meanwhile is found by the next call."""
+    monkeypatch.setattr(_launch, "_spawn", lambda log: os.getpid())
+    session = _session.Session()
+    late(session)
+    with open(runtime / "start.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        late(session)
+    assert session._not_startable_since == float("-inf")
+
+
+def late(session: _session.Session) -> None:
+    begin = time.monotonic()
+    with pytest.raises(Unreachable):
+        session.call("sync", {}, timeout=0.1)
+    assert time.monotonic() - begin < _launch.ANSWER_SECONDS / 2
+
+
+@contextlib.contextmanager
+def in_another_thread(lock: threading.RLock) -> Iterator[None]:
+    """Have another thread hold a lock."""
+    held, enough = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with lock:
+            held.set()
+            enough.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
 
 
 def refuse_threads(*args: object) -> None:
