@@ -661,6 +661,20 @@ def test_daemon_stopped_on_purpose(daemon: Home, command: list[str]) -> None:
     assert rows(daemon.path / "run.rrd") == list(range(4500))
 
 
+@pytest.mark.parametrize("command", ["python", "rust"], indirect=True)  # others die of such a pipe by themselves
+def test_nobody_reads_stderr(home: Home, command: list[str]) -> None:
+    """A warning that cannot be said does not end the program."""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(command, input="attach\nlog 1\n", env=environment(home) | {"RRD_DAEMON": "/bin/false"},
+                              cwd=home.path, stdout=subprocess.PIPE, stderr=write_end, text=True, check=False,
+                              timeout=4 * DEADLINE_S)
+    finally:
+        os.close(write_end)
+    assert done.stdout.split() == ["ready", "buffering", "ok"]
+
+
 def test_daemon_absent(home: Home, command: list[str], tmp_path: Path) -> None:
     """It cannot be started: one clear warning, and no waiting; the next verb finds the one that is there by then."""
     program_file = tmp_path / "rrd-daemon"

@@ -117,7 +117,7 @@ impl RrdArgs {
             let options = ServeOptions { bind: self.bind.clone(), open_browser: Some(true), ..ServeOptions::default() };
             let output = crate::serve_with(rec, &options)?;
             if let Some(url) = &output.url {
-                eprintln!("{url}");
+                crate::link::say(url);
             }
             outputs.push(output);
         }

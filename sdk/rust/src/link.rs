@@ -13,7 +13,7 @@
 //! A forked child has a link of its own, and leaves its parent's streams alone. No wake-ups while all is well.
 
 use std::collections::HashMap;
-use std::io::{IoSlice, Read as _};
+use std::io::{IoSlice, Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
@@ -693,7 +693,12 @@ fn release(stream: Arc<Stream>, reason: String) {
 
 /// Tell the user.
 pub fn warn(message: &str) {
-    eprintln!("rrd: warning: {message}");
+    say(&format!("rrd: warning: {message}"));
+}
+
+/// A line on stderr. That may be closed or a broken pipe: `eprintln!` would panic, in the program's own thread.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Have [`Link::leave`] run when the program ends by returning from main, or by exit.
