@@ -19,7 +19,6 @@ when it is used.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from ._errors import Error
@@ -517,14 +516,14 @@ def _show(
 
 
 def _sink(answer: dict[str, Any], target: str) -> Sink:
-    from ._errors import warn
+    from ._errors import say, warn
 
     if answer.get("warning"):
         warn(str(answer["warning"]))
     if "tunnel" in answer:  # a page; where no browser could be opened, its address is all there is
-        print(f"rrd: {answer.get('url')}", file=sys.stderr)
+        say(f"rrd: {answer.get('url')}")
         if answer["tunnel"]:
-            print(f"rrd: an ssh session; at your end: {answer['tunnel']}", file=sys.stderr)
+            say(f"rrd: an ssh session; at your end: {answer['tunnel']}")
     sink, viewer = answer.get("sink"), answer.get("viewer")
     place = answer.get("url") or (sink.get("target") if isinstance(sink, dict) else "")
     if not place and isinstance(viewer, dict):

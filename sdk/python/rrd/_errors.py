@@ -6,6 +6,9 @@ Python prints on stderr unless the program says otherwise); what the daemon refu
 
 from __future__ import annotations
 
+import contextlib
+import sys
+
 
 class Error(RuntimeError):
     """A request was refused, or did not work.
@@ -62,6 +65,13 @@ def warn(message: str, hint: str = "", *, once: str = "") -> None:
     import logging
 
     logging.getLogger("rrd").warning("rrd: %s%s", message, f"; {hint}" if hint else "")
+
+
+def say(line: str) -> None:
+    """A line on standard error, if there is one that can be written to."""
+    if sys.stderr is not None:  # print() would take standard output instead, which may carry a recording
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=sys.stderr, flush=True)
 
 
 def forget_warnings(*names: str) -> None:

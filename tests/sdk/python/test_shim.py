@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import daemon
+import rrd
 from daemon import paths
 from daemon.wire import control
 from rrd import _connection, _launch, _paths, _session, _spill
@@ -518,6 +520,20 @@ def in_another_thread(lock: threading.RLock) -> Iterator[None]:
 
 def refuse_threads(*args: object) -> None:
     raise RuntimeError("can't start new thread")
+
+
+def test_nobody_reads_stderr(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a page is served is said where it can be."""
+    answer = {"sink": {"id": "one"}, "url": "http://localhost:1/", "tunnel": ""}
+    rrd._sink(answer, "")
+    assert capsys.readouterr() == ("", "rrd: http://localhost:1/\n")
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "wb", 0) as raw, io.TextIOWrapper(raw, write_through=True) as broken:
+        for stderr in (broken, None):
+            monkeypatch.setattr(sys, "stderr", stderr)
+            assert rrd._sink(answer, "").path == "http://localhost:1/"
+    assert capsys.readouterr().out == ""
 
 
 # -- without it -----------------------------------------------------------------------------------------------------
