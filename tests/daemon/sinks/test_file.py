@@ -647,6 +647,7 @@ class TestRestart:
         sink = saved(sinks, one_stream(one), out, copy=copy)
         await until(sink, lambda: out.stat().st_size == len(OPEN))
         options = sink.options()
+        await gone(sinks, sink)
         hub.forget(one)
         again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
         await again.deliver()
