@@ -151,7 +151,7 @@ def test_a_program_appears_live_also_to_who_comes_late(daemon, open_tab, tmp_pat
     url = serve(daemon)
     first = open_tab(url)
     first.until("window.rrd && rrd.state === 'waiting'", 90)
-    with Program(daemon, "app", rows=200, pause=0.02) as program:
+    with Program(daemon, "app", rows=500, pause=0.02) as program:
         program.wait_row(40)
         wait_for(lambda: (frames(first, "app") or (0, 0))[1] >= 40, "live rows in the first tab", 60)
         late = open_tab(url)
@@ -159,7 +159,7 @@ def test_a_program_appears_live_also_to_who_comes_late(daemon, open_tab, tmp_pat
         assert first.eval("rrd.state") == "live"
         program.finish()
     for tab in (first, late):
-        wait_frames(tab, "app", (0, 199))
+        wait_frames(tab, "app", (0, 499))
         errors = [entry for entry in json.loads(tab.eval(LOGS)) if entry["level"] == "ERROR"]
         assert not errors
         assert tab.eval("location.search") == "?source=%40live", "the token is not left in the address bar"

@@ -50,10 +50,11 @@ class Here:
         if call.args.get("bug"):
             raise KeyError("nobody thought of this")
         await trio.lowlevel.checkpoint()
-        if call.args.get("name"):
+        if call.args.get("name") == "news":
             await call.progress({"file": NOT_UTF8})
-            if call.args["name"] == "refuse":
-                raise VerbError("refused", NOT_UTF8)
+        elif call.args.get("name") == "refuse":
+            raise VerbError("refused", NOT_UTF8)
+        elif call.args.get("name"):
             return {"file": NOT_UTF8}
         return {"args": call.args, **({"big": "x" * MAX_MESSAGE} if call.args.get("big") else {})}
 
@@ -182,13 +183,21 @@ async def test_an_answer_that_is_too_long(here: Here) -> None:
 
 
 @pytest.mark.parametrize("how", ["answer", "refuse"])
-async def test_a_name_that_cannot_be_said(here: Here, how: str) -> None:
-    """A path's bytes need not be UTF-8: the request fails, what is told meanwhile is left out, nothing else happens."""
+async def test_an_answer_that_cannot_be_said(here: Here, how: str) -> None:
+    """A path's bytes need not be UTF-8: the request fails, and nothing else happens."""
     client = await here.client()
     answer = await client.ask(2, "ls", name=how)
     assert answer["id"] == 2
     assert answer["error"]["code"] == "failed"
-    assert "/caf" in answer["error"]["message"] or "encode" in answer["error"]["message"]
+    assert "\\udce9" in answer["error"]["message"]
+    assert "ok" in await client.ask(3, "ls")
+
+
+async def test_news_that_cannot_be_said_are_left_out(here: Here) -> None:
+    client = await here.client()
+    assert "ok" in await client.ask(2, "ls", name="news")
+    (ours,) = here.server.clients
+    await ours.send(control.event("ended", {"stream": NOT_UTF8}))
     assert "ok" in await client.ask(3, "ls")
 
 
