@@ -675,6 +675,17 @@ def test_nobody_reads_stderr(home: Home, command: list[str]) -> None:
     assert done.stdout.split() == ["ready", "buffering", "ok"]
 
 
+def test_no_home(home: Home, command: list[str]) -> None:
+    """No directory comes into being where nobody would look for it; what is missing is said."""
+    before = set(home.path.rglob("*"))
+    with Driver(home, command, HOME="nowhere", XDG_STATE_HOME="") as program:
+        assert program.ask("attach") == "buffering"
+        said = program.finish()
+    assert "HOME is not set and this user has no home directory" in said
+    assert "set HOME, or XDG_STATE_HOME" in said
+    assert set(home.path.rglob("*")) - before <= {home.path / "r" / "rrd", home.path / "r" / "rrd" / "start.lock"}
+
+
 def test_daemon_absent(home: Home, command: list[str], tmp_path: Path) -> None:
     """It cannot be started: one clear warning, and no waiting; the next verb finds the one that is there by then."""
     program_file = tmp_path / "rrd-daemon"
