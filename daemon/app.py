@@ -41,7 +41,7 @@ from daemon.hub import Hub
 from daemon.ingest.grpc import GrpcServer
 from daemon.ingest.pipe import Pump, set_pipe_size
 from daemon.keeper import EXIT_CONFIG
-from daemon.processes import process_started, wait_ended
+from daemon.processes import open_pidfd, process_started, wait_ended
 from daemon.runs import Runs
 from daemon.selection import recordings_of
 from daemon.sinks.file import FileSink
@@ -459,25 +459,6 @@ class Daemon:
             raise VerbError("failed", "; ".join(problems), "the others were removed" if gone else "")
         names = sorted({key.label for s in gone for key in s.recordings})
         return {"streams": [stream.id for stream in gone], "recordings": names, "bytes": freed}
-
-
-def open_pidfd(pid: int) -> int:
-    """A descriptor that becomes readable when a process ends; -1 where there is no such thing to be had.
-
-    Not on macOS; not in a Python that was built for kernels before 5.3 (conda's), nor on these, in a sandbox that
-    forbids it, or when there are too many descriptors. None of this says anything about the process.
-
-    Raises:
-        ProcessLookupError: it has ended.
-    """
-    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
-        try:
-            return os.pidfd_open(pid)
-        except ProcessLookupError:
-            raise
-        except OSError as error:
-            log.debug("pidfd_open: %s", error)
-    return -1
 
 
 def process_name(pid: int) -> str:

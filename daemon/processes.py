@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import select
+import sys
 from pathlib import Path
 
 import trio
+
+log = logging.getLogger("rrd")
 
 
 def process_started(pid: int) -> float | None:
@@ -27,6 +32,25 @@ def boot_id() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
+
+
+def open_pidfd(pid: int) -> int:
+    """A descriptor that becomes readable when a process ends; -1 where there is no such thing to be had.
+
+    Not on macOS; not in a Python that was built for kernels before 5.3 (conda's), nor on these, in a sandbox that
+    forbids it, or when there are too many descriptors. None of this says anything about the process.
+
+    Raises:
+        ProcessLookupError: it has ended.
+    """
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
+        try:
+            return os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            log.debug("pidfd_open: %s", error)
+    return -1
 
 
 async def wait_ended(pidfd: int) -> None:

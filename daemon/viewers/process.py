@@ -24,7 +24,7 @@ from pathlib import Path
 import trio
 
 from daemon import paths
-from daemon.processes import wait_ended
+from daemon.processes import open_pidfd, wait_ended
 from daemon.systemd import service
 from daemon.viewers.discover import alive, bindings_of, descends, listener, owner_of, version_of
 from daemon.viewers.probe import Answer, probe
@@ -271,14 +271,16 @@ async def _until_up(process: subprocess.Popen[bytes], address: Address) -> Answe
 async def _reap(process: subprocess.Popen[bytes]) -> None:
     """Wait for the process, so that none of ours stays a zombie."""
     try:
-        pidfd = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # not on macOS, in every Python, or in every sandbox
-        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-    else:
+        pidfd = open_pidfd(process.pid)
+    except ProcessLookupError:
+        pidfd = -1  # somebody has asked how it ended
+    if pidfd >= 0:
         try:
             await wait_ended(pidfd)
         finally:
             os.close(pidfd)
+    else:
+        await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
     status = process.wait()
     log.info("viewer (pid %d) ended with status %d", process.pid, status)
 
