@@ -54,6 +54,8 @@ NOT_FOUND: Final = 127
 READY_DEADLINE = 30.0
 END_DEADLINE = 120.0
 """Seconds that the daemon may take to complete the files, once the program has ended. Ctrl-C ends that."""
+CTRL_C_S: Final = 0.05
+"""Seconds between two looks for it meanwhile."""
 LOOK: Final = 0.25
 """Seconds between two looks at the files that the program has open; changes where it works have us look at once."""
 LOOK_PAUSE: Final = 0.02
@@ -110,10 +112,7 @@ def run(
     finally:
         if code is None:
             _unblock_signals(ours)
-    try:
-        watcher.finish(files, ours)
-    except OSError as error:
-        render.note(f"rrd: error: {error}")
+    watcher.finish(files, ours)
     raise typer.Exit(code)
 
 
@@ -157,16 +156,17 @@ class _Watcher:
             files: What the program wrote by itself.
             mask: The signals that were blocked before.
         """
-        try:
-            _unblock_signals(mask)
-            saved = [path for path in files.written() if self._sayable(path)]
-            with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
-                client.call("run_end", {"token": self._args["token"], "saved": saved}, repeat=True)
-            self._thread.join(END_DEADLINE)
-        except KeyboardInterrupt:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # all that is left is to end as the program did
-            self._tell("not waited for: the outputs go on   (rrd status)")
-            return
+        # Ctrl-C is looked for, not thrown: it could hit a destructor, which loses it, or the handling of another one.
+        _unblock_signals(mask | {signal.SIGINT})
+        saved = [path for path in files.written() if self._sayable(path)]
+        ending = threading.Thread(target=self._end, args=(saved,), daemon=True)
+        ending.start()
+        while ending.is_alive():
+            ending.join(CTRL_C_S)
+            if signal.SIGINT in signal.sigpending():
+                self._tell("not waited for: the outputs go on   (rrd status)")
+                return  # another Ctrl-C finds us deaf: all that is left is to end as the program did
+        _unblock_signals(mask)
         if self._failure is not None:
             self._tell(f"error: {self._failure.message}")
         elif self._answer is None:
@@ -183,6 +183,16 @@ class _Watcher:
             self._tell("the program logged nothing that came here")
             for path in files.perhaps():
                 self._tell(f"written meanwhile, perhaps by it: {path}")
+
+    def _end(self, saved: list[str]) -> None:
+        """Say that the program has ended, and wait for what the daemon answers."""
+        try:
+            with contextlib.suppress(CliError, VerbError), Client(may_start=False) as client:
+                client.call("run_end", {"token": self._args["token"], "saved": saved}, repeat=True)
+        except OSError as error:
+            self._failure = CliError(str(error))
+        else:
+            self._thread.join(END_DEADLINE)
 
     def _sayable(self, path: str) -> bool:
         """Whether the daemon can be told of a file."""

@@ -12,6 +12,9 @@ from types import TracebackType
 
 from tests.conftest import DEADLINE_S
 
+PRESS_S = 0.3
+"""Seconds between two presses of a key: nobody is quicker."""
+
 
 class Shell:
     """An interactive shell.
@@ -43,10 +46,12 @@ class Shell:
             pressing: Keys that are pressed again and again meanwhile.
         """
         deadline = time.monotonic() + DEADLINE_S
+        next_press = 0.0
         while (found := re.search(pattern, self.shown, re.MULTILINE)) is None:
             assert time.monotonic() < deadline, f"{pattern} was not shown: {self.shown}"
-            if pressing:
+            if pressing and time.monotonic() > next_press:
                 self.type(pressing)
+                next_press = time.monotonic() + PRESS_S  # a terminal drops what is being shown when it sees Ctrl-C
             if select.select([self._terminal], [], [], 0.1)[0]:
                 self.shown += os.read(self._terminal, 4096).decode(errors="replace")
         self.shown = self.shown[found.end() :]
