@@ -105,8 +105,8 @@ def test_stdout_after_ctrl_c(daemon: Home, newest: Path) -> None:
 rr.init("app")
 rrd.stdout()
 log(0, 10)
-print("ready", file=sys.stderr, flush=True)
 try:
+    print("ready", file=sys.stderr, flush=True)
     signal.pause()
 except KeyboardInterrupt:
     log(10, 20)
