@@ -43,5 +43,5 @@ def test_how_far_it_is(fake, rrd, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     code, out, err = rrd("detach", "file-1")
     assert (code, out) == (0, "detached file-1: /x/run.rrd, 5 messages delivered\n")
-    assert render.progress_line("detaching file-1", 512, 1024, 0) in err
+    assert render.progress_line("detaching file-1", 512, 1024, 0, render.COLUMNS - 1) in err
     assert err.endswith("\r\x1b[K")
