@@ -64,7 +64,7 @@ class Client:
         """Send one message; a client that is gone, or does not read, is none of the caller's business."""
         try:
             data = memoryview(control.encode(message))
-        except (ProtocolError, UnicodeEncodeError) as error:
+        except ProtocolError as error:
             # Linux' names are bytes: a path that is no UTF-8 is no text, and cannot be said.
             log.error("cannot answer %s: %s", self.agent, error)
             if "ok" not in message and "error" not in message:

@@ -26,6 +26,7 @@ import sys
 import threading
 from dataclasses import asdict, dataclass
 
+from daemon.paths import beside
 from daemon.spool.walk import End, FormatError, Frame, Header, Lost, Walk
 from daemon.wire.footer import (
     BadChunkError,
@@ -41,6 +42,8 @@ from daemon.wire.rrd import TAIL_SIZE, Kind, frame_header, parse_tail
 
 BARE_END = frame_header(Kind.END, 0)
 ATTENDED = "--attended"
+MARK = "finishing"
+"""Names what a log is written anew in: the same in every run, so that the next one finds it."""
 
 
 @dataclass(slots=True)
@@ -77,7 +80,7 @@ def finish_log(path: str) -> FinishResult:
     try:
         size = os.fstat(fd).st_size
         with contextlib.suppress(OSError):
-            os.unlink(_beside(path))  # of a run that was killed
+            os.unlink(beside(path, MARK))  # of a run that was killed
         return _finish(fd, path, size)
     except FormatError as error:
         return FinishResult(path, bytes=size, problem=str(error))
@@ -160,7 +163,7 @@ def _complete(fd: int, size: int) -> int | None:
 def _rewrite(path: str, result: FinishResult) -> FinishResult:
     from daemon.spool.recovery import recover_aside  # seldom needed, and start-up time counts
 
-    temporary = _beside(path)
+    temporary = beside(path, MARK)
     report = recover_aside(path, temporary)
     os.chmod(temporary, os.stat(path).st_mode & 0o777)
     os.replace(temporary, path)
@@ -168,11 +171,6 @@ def _rewrite(path: str, result: FinishResult) -> FinishResult:
     result.messages, result.bytes, result.dropped_bytes = report.kept_messages, report.output_bytes, report.lost_bytes
     result.rewritten, result.footer, result.problem = True, report.footer, report.problem
     return result
-
-
-def _beside(path: str) -> str:
-    """What a log that is written anew is called meanwhile: the same in every run, so that the next one finds it."""
-    return os.path.join(os.path.dirname(path), f".{os.path.basename(path)[:200]}.finishing")
 
 
 def sync_directory(path: str) -> None:

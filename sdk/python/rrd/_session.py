@@ -486,9 +486,9 @@ class Session:
 
     def at_exit(self) -> None:
         """Runs before Rerun's own flush. Does nothing while there is a daemon: it gets what Rerun flushes."""
-        pipes = self._pipes()
-        if os.getpid() != self.pid or not pipes:
+        if os.getpid() != self.pid or not self.streams:  # first: a lock may be held for ever in a forked child
             return
+        pipes = self._pipes()
         connection = self._connection
         if connection is not None and not connection.hung_up():
             return

@@ -115,6 +115,13 @@ def test_a_chunk_that_came_twice_stays_once(log: Path) -> None:
         assert done == stream(once) + rebuilt(stream(once))[1]
 
 
+def test_a_name_as_long_as_can_be(log: Path) -> None:
+    """In letters of two bytes: what it is written anew in has a name, too."""
+    result, done = finished(log.with_name(124 * "\u00e4" + ".rrd"), INTACT + INTACT)
+    assert (result.rewritten, result.problem) == (True, "")
+    assert len(list(frames(done))) == MESSAGES + 1
+
+
 def test_cut_at_every_byte(log: Path) -> None:
     intact = stream([chunk(1), chunk(2)])
     ends = [HEADER_SIZE, *(start + length for _, start, length in frames(intact))]

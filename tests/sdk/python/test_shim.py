@@ -24,7 +24,7 @@ from daemon.wire import control
 from rrd import _connection, _launch, _paths, _session, _spill
 from rrd._errors import ConnectionLost, Error, Unreachable
 from rrd._version import __version__
-from tests.conftest import ROOT, wait_for
+from tests.conftest import DEADLINE_S, ROOT, wait_for
 
 
 @pytest.fixture
@@ -469,6 +469,17 @@ def test_no_thread_to_be_had(serve: Callable[..., Server], monkeypatch: pytest.M
         with pytest.raises(Unreachable, match="can't start new thread"):
             session.call("status", {})
     assert session.call("status", {}) == {"verb": "status"}
+
+
+def test_a_forked_child_ends_whatever_its_parent_held(runtime: Path) -> None:
+    """A lock that another thread of the parent had then is nobody's in the child, and never given back."""
+    session = _session.Session()
+    session.pid -= 1
+    with in_another_thread(session._table):
+        ending = threading.Thread(target=session.at_exit, daemon=True)
+        ending.start()
+        ending.join(DEADLINE_S)
+        assert not ending.is_alive()
 
 
 def test_no_longer_than_allowed(serve: Callable[..., Server]) -> None:
