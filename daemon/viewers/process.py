@@ -5,7 +5,8 @@
 
 Rules: a window is its user's, so a viewer outlives program and daemon (its own session; under systemd its own scope)
 and is never killed here; it gets the caller's environment, not the daemon's, and of that nothing that is rrd's; pip's
-`rerun` is a launcher, so the binary behind it is started; one that is up answers the handshake, one that dies says why.
+`rerun` is a launcher, so the binary behind it is started; one that is up answers the handshake and has got past opening
+its window, one that dies says why.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 import trio
 
 from daemon import paths
 from daemon.processes import open_pidfd, wait_ended
 from daemon.systemd import service
-from daemon.viewers.discover import alive, bindings_of, descends, listener, owner_of, version_of
+from daemon.viewers.discover import Owner, alive, bindings_of, descends, listener, owner_of, version_of
 from daemon.viewers.probe import Answer, probe
 from daemon.viewers.version import FIRST_HEADLESS, Fit, Verdict, Version, compare, parse_version, show
 from daemon.wire.grpc import DEFAULT_PORT, Address
@@ -36,6 +38,10 @@ log = logging.getLogger("rrd.viewer")
 START_S = 30.0
 """A viewer on a software renderer and two busy cores needs ten."""
 POLL_S = 0.05
+SETTLED_CPU_S, SETTLING_S = 0.25, 2.0
+"""A viewer answers before it opens its window. One without a display dies 10 ms of CPU time later, one without a
+graphics driver 0.15 s; one that lives has spent 0.25 s after some 0.35 s, and on two seconds of peace it lives, too.
+Measured with 0.41, Xvfb and software Vulkan, the driver hidden by VK_DRIVER_FILES."""
 SAID_LINES = 12
 """Of its last output, in the error."""
 SAID_BYTES = 1 << 14
@@ -216,7 +222,7 @@ def _name(one: Executable) -> str:
 
 
 async def start(executable: Executable, wish: Wish, environment: Mapping[str, str]) -> Viewer:
-    """Start a viewer and wait until it answers.
+    """Start a viewer and wait until it answers and has settled.
 
     Raises:
         StartFailed: it ended, or does not answer; with its last output.
@@ -243,9 +249,11 @@ async def start(executable: Executable, wish: Wish, environment: Mapping[str, st
             if owner is not None and not await trio.to_thread.run_sync(descends, owner.pid, process.pid):
                 raise StartFailed(f"port {port} was taken meanwhile by {owner.describe()}", "say it again")
             owner = owner or await trio.to_thread.run_sync(owner_of, process.pid)
-            if owner is not None:
+            if owner is not None and await settles(owner):
                 version = answer.version or executable.version
                 return Viewer(address, owner.pid, owner.started, executable.path, version, str(path))
+        while process.poll() is None:  # noqa: ASYNC110 - a launcher whose child has ended; _reap may be first
+            await trio.sleep(POLL_S)
         raise StartFailed(*_epitaph(process, executable, path))
     raise StartFailed(f"{executable.path} does not answer on port {port} after {START_S:g} s"
                       f"{_said(path)}", f"it still runs as pid {process.pid}")
@@ -266,6 +274,28 @@ async def _until_up(process: subprocess.Popen[bytes], address: Address) -> Answe
             return answer
         await trio.sleep(POLL_S)
     return None
+
+
+async def settles(owner: Owner, *, cpu: float = SETTLED_CPU_S, seconds: float = SETTLING_S) -> bool:
+    """Wait until a viewer that answers has come further than where it may still find that it cannot run.
+
+    Args:
+        owner: Its process.
+        cpu: CPU time that proves it, in seconds from now.
+        seconds: Time that does, too.
+
+    Returns:
+        False: it has ended.
+    """
+    with trio.move_on_after(seconds):
+        try:
+            process = psutil.Process(owner.pid)
+            before = sum(process.cpu_times()[:2])
+            while alive(owner.pid, owner.started) and sum(process.cpu_times()[:2]) < before + cpu:  # noqa: ASYNC110 - no event
+                await trio.sleep(POLL_S)
+        except psutil.Error:
+            return False
+    return alive(owner.pid, owner.started)
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -22,7 +22,7 @@ import pytest
 
 from daemon.spool.scanner import Scanner
 from daemon.viewers.discover import listener
-from tests.conftest import DEADLINE_S, Home, wait_for
+from tests.conftest import DEADLINE_S, Home, missing, wait_for
 from tests.helpers.programs import Program
 from tests.helpers.shim import rows as text_rows
 from tests.helpers.viewers import (
@@ -553,6 +553,23 @@ def test_a_viewer_that_dies_says_why(daemon: Home) -> None:
     assert "ended with status 127" in done.stderr
     assert "libvulkan.so.1" in done.stderr
     assert "hint: a library is missing" in done.stderr or "hint: no graphics driver" in done.stderr
+    assert daemon.status()["sinks"] == []
+
+
+def test_a_viewer_that_dies_after_it_has_answered(daemon: Home, rerun: Path) -> None:
+    """Its server is up before it looks for its display: held there, it answers, and is not taken for one that runs."""
+    strace = shutil.which("strace")
+    if strace is None:
+        missing("strace")
+    held = daemon.path / "rerun"
+    held.write_text(f"#!/bin/sh\nexec {strace} -D -f -qq -o /dev/null -e trace=connect "
+                    f'-e inject=connect:delay_enter=300000 {rerun} "$@"\n')
+    held.chmod(0o755)
+    daemon.env |= {"DISPLAY": ":777", "WAYLAND_DISPLAY": ""}
+    done = daemon.cli("spawn", "--executable", held, "--port", free_port(), check=False, timeout=90)
+    assert done.returncode == 1, done.stdout
+    assert "the viewer ended with status 1" in done.stderr
+    assert "rrd serve" in done.stderr
     assert daemon.status()["sinks"] == []
 
 

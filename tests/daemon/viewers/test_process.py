@@ -20,6 +20,7 @@ from daemon.viewers.process import (
     ends_within,
     environment_of,
     free_port,
+    settles,
     start,
     viewer_environment,
 )
@@ -141,3 +142,26 @@ async def test_waiting_for_an_end() -> None:
     await process.stdin.aclose()
     assert await ends_within(owner.pid, owner.started, seconds=20)
     await process.wait()
+
+
+BUSY = "while True: pass"
+IDLE = "import time; time.sleep(1000)"
+DYING = "import time; time.sleep(0.2)"
+
+
+@pytest.mark.parametrize(("source", "cpu", "seconds", "settled"), [
+    (BUSY, 0.1, 1000.0, True), (IDLE, 0.1, 0.3, True), (DYING, 1000.0, 1000.0, False),
+])
+async def test_what_works_or_waits_lives(source: str, cpu: float, seconds: float, settled: bool) -> None:
+    from daemon.viewers.discover import owner_of
+
+    process = await trio.lowlevel.open_process([sys.executable, "-c", source])
+    try:
+        owner = owner_of(process.pid)
+        assert owner is not None
+        with trio.fail_after(60):
+            assert await settles(owner, cpu=cpu, seconds=seconds) is settled
+        assert (process.poll() is None) is settled
+    finally:
+        process.kill()
+        await process.wait()
