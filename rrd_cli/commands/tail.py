@@ -12,7 +12,7 @@ import typer
 
 from daemon.wire.control import VerbError
 from rrd_cli import render, sources, tailing
-from rrd_cli.client import Client, LostError
+from rrd_cli.client import REPLY_DEADLINE, Client, LostError
 from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SOON, LATE = 0.01, 0.25
 comes five times a second is 25 ms late on average, and a file that nobody writes to costs four looks a second. There is
 no inotify: it sees nothing of network file systems, so looking would have to stay beside it."""
 LOOK_AGAIN = 1.0
-"""Seconds between two looks for streams that have begun, when following @live; LATE while there is none."""
+"""Seconds between two looks for streams that have begun, when following @live."""
 GRACE = 1.0
 """Seconds without a writer and without growth after which a file is taken to be finished."""
 STDOUT = 1
@@ -184,9 +184,17 @@ def _note_rest(reader: tailing.Reader) -> None:
 
 
 def _tail_recordings(client: Client, source: Sequence[str], follow: bool, count: int | None) -> None:
-    logs = client.call("tail", {"source": list(source)})["logs"]
-    if follow and not logs:
-        logs = _wait_for_first(client, source)
+    def waiting(_: dict[str, Any]) -> None:
+        if not said:
+            said.append("nothing is live: waiting for a program")
+            render.note(said[0])
+
+    said: list[str] = []
+    args = {"source": list(source), "first": follow}
+    # Asked once, @live means all that begins from then on: nothing is too short to be seen.
+    logs = client.call("tail", args, timeout=None if follow else REPLY_DEADLINE, on_progress=waiting)["logs"]
+    if not logs:
+        raise CliError("nothing is live", "-f waits for a program; what has ended: rrd tail @latest")
     verbatim = len(logs) == 1 and count is None and bool(logs[0]["whole"]) and LIVE not in source
     readers = {str(log["stream"]): _reader(log, verbatim=verbatim) for log in logs}
     tail = Tail(list(readers.values()), count)
@@ -197,18 +205,6 @@ def _tail_recordings(client: Client, source: Sequence[str], follow: bool, count:
             pass
     finally:
         tail.close()
-
-
-def _wait_for_first(client: Client, source: Sequence[str]) -> list[dict[str, Any]]:
-    """The logs of what is live, once something is: only @live may mean nothing yet."""
-    render.note("nothing is live: waiting for a program")
-    while True:
-        client.next_event(LATE)  # a pause in which a stop is heard: to ask again would start another daemon
-        if client.stopping:
-            raise LostError("the daemon was stopped meanwhile", "rrd daemon start")
-        logs = client.call("tail", {"source": list(source)})["logs"]
-        if logs:
-            return list(logs)
 
 
 def _follow_recordings(

@@ -360,6 +360,22 @@ class TestTailRecording:
         assert {store["store"][1] for store in report["stores"]} == {"r1", "r2"}
         verify(daemon.path / "out.recovered.rrd")
 
+    def test_a_program_that_is_over_at_once(self, daemon: Home, rrd_command: list[str]) -> None:
+        """Who waits for the first program gets all of it, however short it was; who does not wait is told."""
+        assert "nothing is live" in daemon.cli("tail", "@live", check=False).stderr
+        with open(daemon.path / "out.rrd", "wb") as out:
+            tail = subprocess.Popen([*rrd_command, "tail", "-f", "@live"], env=daemon.env, stdout=out,
+                                    stderr=subprocess.PIPE, text=True)
+        assert tail.stderr is not None
+        assert tail.stderr.readline() == "nothing is live: waiting for a program\n"
+        os.kill(tail.pid, signal.SIGSTOP)  # however late it looks
+        assert run(daemon, Path(sys.executable), "rr.init('a', recording_id='r')\nrrd.attach()\nlog(0, 3)") == ""
+        wait_for(lambda: not daemon.status()["streams"], "the program's end")
+        os.kill(tail.pid, signal.SIGCONT)
+        assert tail.communicate(timeout=30)[1] == ""
+        assert tail.returncode == 0
+        assert rows(daemon.path / "out.rrd") == [0, 1, 2]
+
     def test_what_is_live_now_and_later(self, daemon: Home, rrd_command: list[str], verify) -> None:
         """It is there before any program and ends with the last; one ends before, one is too short to be seen."""
         python = Path(sys.executable)

@@ -15,7 +15,8 @@ MOST = 4000
 async def run(call: Call) -> Message:
     """Describe the logs of a selection.
 
-    Args of the verb: source or stream, as in save; wait (answer only when all of them have ended).
+    Args of the verb: source or stream, as in save; wait (answer only when all of them have ended); first (where nothing
+    is meant yet, as @live may, answer when something is; `waiting` is said as progress, once).
 
     Returns:
         logs: stream, path, live, whole (all of the log is selected), stores (else the raw store ids that are).
@@ -26,6 +27,10 @@ async def run(call: Call) -> Message:
     selection, chose = await select(call)
     hub = call.daemon.hub
     feed = hub.feed(selection)
+    if call.flag("first") and not feed.streams():
+        await call.progress({"waiting": True})
+        while not feed.streams():
+            await hub.wait_reshaped(hub.shape)
     if len(feed.streams()) > MOST:
         raise VerbError("refused", f"{len(feed.streams())} logs are meant, at most {MOST} can be read at once",
                         "name fewer recordings, or rrd save them as one file")

@@ -71,18 +71,29 @@ class TestLive:
         assert len(out) == len(HEADER) + sum(map(len, frames))
 
     def test_waits_for_the_first(self, fake, log, follow):
+        """Asked once, so that nothing is too short to be seen."""
         def answer(call):
-            asked = len(fake.said("tail"))
-            return {"logs": [] if asked < 4 else [log("only", live=not call.args.get("wait"))]}
+            if call.args.get("first"):
+                call.progress(waiting=True)
+            return {"logs": [log("only", live=not call.args.get("wait"))]}
 
         fake.on("tail", answer)
         assert follow() == (0, HEADER + info("only") + message("only", "row"),
                             "nothing is live: waiting for a program\n")
+        assert [call for call in fake.said("tail") if call.get("first")] == [{"source": ["@live"], "first": True}]
 
-    def test_a_stop_ends_the_waiting(self, fake, follow):
+    def test_does_not_wait_unless_told(self, fake, rrd, follow):
+        fake.on("tail", {"logs": []})
+        code, out, err = rrd("tail", "@live")
+        assert (code, out) == (1, "")
+        assert err == "error: nothing is live\nhint: -f waits for a program; what has ended: rrd tail @latest\n"
+        assert fake.said("tail") == [{"source": ["@live"], "first": False}]
+
+    def test_a_stop_ends_the_waiting(self, fake, follow, hangup):
         def answer(call):
+            call.progress(waiting=True)
             call.event("stopping")
-            return {"logs": []}
+            raise hangup
 
         fake.on("tail", answer)
         code, out, err = follow()

@@ -36,6 +36,24 @@ async def test_waiting_for_the_end(core: Core) -> None:
     assert answers == [False]
 
 
+async def test_waiting_for_the_first(core: Core) -> None:
+    """It is told even if it has ended before anybody looked."""
+    answers: list[list[str]] = []
+
+    async def wait() -> None:
+        answers.append([log["stream"] for log in (await core.say("tail", source=["@live"], first=True))["logs"]])
+
+    await ended(core.hub, stream(*numbered(1, "before")))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        assert answers == []
+        one = opened(core.hub, stream(*numbered(2, "one")))
+        core.hub.end_stream(one, "test")
+    assert answers == [[one.id]]
+    assert (await core.say("tail", source=["@live"]))["logs"] == []
+
+
 async def test_more_than_one_answer_holds(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tail, "MOST", 10)
     for number in range(11):
