@@ -30,7 +30,7 @@ import trio
 from daemon import __version__
 from daemon.feed import Feed
 from daemon.hub import Hub
-from daemon.selection import FILE, RUN, STREAM, Recording, recordings_of
+from daemon.selection import FILE, RUN, STREAM, Recording, names_of, recordings_of
 from daemon.web import live
 from daemon.web.assets import Library, NoViewer, Version, Viewer
 from daemon.web.auth import Guard, is_loopback
@@ -43,6 +43,7 @@ log = logging.getLogger("rrd.web")
 
 LISTED = live.MAX_TERMS
 """Recordings on the page, newest first: all of them can be selected."""
+GROUPS = {"@live": "all live recordings", "@all": "all recordings"}
 POLL_S = 25.0
 """How long a request for changes waits: less than what proxies take for dead."""
 POLL_GAP_S = 0.5
@@ -192,18 +193,24 @@ class Site:
 
     def _title(self, terms: Sequence[str]) -> str:
         """What a page shows, for people."""
-        names = []
+        names, named = [], []
         for term in terms:
+            stream = self.hub.streams.get(term.removeprefix(STREAM)) if term.startswith((STREAM, FILE)) else None
             if term.startswith(RUN):
                 names.append("rrd run")
-                continue
-            stream = self.hub.streams.get(term.removeprefix(STREAM)) if term.startswith((STREAM, FILE)) else None
-            if stream is None:
-                names.append({"@live": "all live recordings", "@all": "all recordings"}.get(term, term))
+            elif term in GROUPS:
+                names.append(GROUPS[term])
+            elif stream is None:
+                named.append(term)
             elif stream.kind == "file":
                 names.append(stream.program)
             else:
                 names += [f"{app}/{recording}" if app else recording for app, recording in stream.recordings] or [term]
+        if named:
+            try:
+                names.append(names_of(live.select(self.hub, named).recordings))
+            except HttpError:  # it may be there later
+                names += named
         return ", ".join(names)
 
     async def viewer_for(self, terms: Sequence[str]) -> Viewer:

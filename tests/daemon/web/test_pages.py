@@ -66,6 +66,20 @@ async def test_the_cookie_lets_the_page_in(tmp_path):
         assert "set-cookie" not in (await web.ask("/", token=False, headers={"Cookie": cookie})).headers
 
 
+@pytest.mark.parametrize(("source", "title"), [
+    ("source=@latest", "app/two"), ("source=one", "app/one"), ("source=two&source=on", "app/one, app/two"),
+    ("source=@live", "all live recordings"), ("source=@all", "all recordings"), ("source=later", "later"),
+    ("source=run:x&source=@latest", "rrd run, app/two"), ("", "all live recordings"),
+])
+async def test_a_page_is_called_what_it_shows(tmp_path, source, title):
+    async with served(tmp_path) as web:
+        log_to(web.hub, "one", [b"x"])
+        log_to(web.hub, "two", [b"x"])
+        body = (await web.ask(f"/view?{source}")).body.decode()
+        assert f"<title>{title}" in body
+        assert json.loads(re.search(r'id="config"[^>]*>(.*?)</script>', body)[1])["title"] == title
+
+
 @pytest.mark.parametrize("path", [*ALL, "/static/style.css"])
 async def test_every_answer_has_the_security_headers(tmp_path, path):
     async with served(tmp_path, token=None) as web:
