@@ -66,7 +66,8 @@ def step_aside() -> None:
     """Lower this thread's priority for good. Linux alone has a niceness for each thread."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def copy_range(source: int, target: int, at: int, to: int, count: int) -> int:

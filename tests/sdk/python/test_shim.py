@@ -465,7 +465,7 @@ def test_no_thread_to_be_had(serve: Callable[..., Server], monkeypatch: pytest.M
     serve(polite)
     session = _session.Session()
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "_start_new_thread", refuse_threads)
+        patch.setattr(threading.Thread, "start", refuse_threads)
         with pytest.raises(Unreachable, match="can't start new thread"):
             session.call("status", {})
     assert session.call("status", {}) == {"verb": "status"}
