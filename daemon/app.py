@@ -391,17 +391,24 @@ class Daemon:
         """Ended streams that retention would remove now; at least one, if there is one, where the disk is `full`."""
         hub = self.hub
         own = [stream for stream in hub.streams.values() if stream.kind != "file"]
-        disk = shutil.disk_usage(hub.directory)
+        free, min_free = self.room()
         chosen = choose(
             self._candidates(own),
             total=sum(stream.size for stream in own if stream.ended),
-            free=disk.free,
+            free=free,
             max_bytes=self.settings.spool_max_bytes,
-            # On a small disk the default would leave nothing at all.
-            min_free=min(self.settings.spool_min_free_bytes, disk.total // 20),
+            min_free=min_free,
             full=full,
         )
         return [hub.streams[name] for name in chosen]
+
+    def room(self) -> tuple[int, int]:
+        """Bytes that are free on the spool's disk, and how many are to stay so.
+
+        Of a small disk a twentieth: the default would leave nothing of it.
+        """
+        disk = shutil.disk_usage(self.hub.directory)
+        return disk.free, min(self.settings.spool_min_free_bytes, disk.total // 20)
 
     def _candidates(self, streams: list[Stream]) -> Iterator[Candidate]:
         read = {stream.id for sink in self.sinks.active() for stream in sink.feed.streams()}

@@ -112,14 +112,19 @@ def _web(pids: list[int]) -> list[Message]:
 
 
 def _disk(call: Call) -> Iterator[Message]:
-    hub, settings = call.daemon.hub, call.daemon.settings
-    free = shutil.disk_usage(hub.directory).free
-    used = sum(stream.size for stream in hub.streams.values() if stream.kind != "file")
-    text = f"{free / 1e9:.1f} GB free, the spool has {used / 1e9:.1f} of {settings.spool_max_bytes / 1e9:.1f} GB"
-    if free < settings.spool_min_free_bytes:
-        yield finding("disk", "problem", f"{text}: less than {settings.spool_min_free_bytes / 1e9:.1f} GB are free",
+    hub = call.daemon.hub
+    free, min_free = call.daemon.room()
+    own = [stream for stream in hub.streams.values() if stream.kind != "file"]
+    ended = sum(stream.size for stream in own if stream.ended)
+    live = sum(stream.size for stream in own) - ended
+    limit = call.daemon.settings.spool_max_bytes
+    text = f"{free / 1e9:.1f} GB free, the spool has {ended / 1e9:.1f} of {limit / 1e9:.1f} GB"
+    if live >= 5e7:  # shown as 0.1
+        text += f", and {live / 1e9:.1f} live"
+    if free < min_free:
+        yield finding("disk", "problem", f"{text}: less than {min_free / 1e9:.1f} GB are free",
                       f"make room, or rrd forget what is not needed: {hub.directory}")
-    elif free < NEAR_FULL * settings.spool_min_free_bytes:
+    elif free < NEAR_FULL * min_free:
         yield finding("disk", "warning", text, "old recordings will be removed soon: save what you want to keep")
     else:
         yield finding("disk", "ok", text)
