@@ -195,7 +195,9 @@ class Keeper:
         os.execve(sys.executable, [sys.executable, "-m", "daemon.app"], environment)
 
     def _become_new(self) -> None:
-        """Execute this module again, as it is installed now."""
+        """Execute this module again, as it is installed now; stay what this is where nothing is installed."""
+        if not os.access(sys.executable, os.X_OK):  # descriptors are put in place: no way back
+            return
         environment = descriptors.bequeath(list(self.held.items()), os.environ)
         os.execve(sys.executable, [sys.executable, "-m", "daemon.keeper"], environment)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from daemon import descriptors, paths
-from daemon.keeper import BACKOFF_READY_S, BACKOFF_S, EXIT_CONFIG, QUICK_DEATH_S, Keeper
+from daemon.keeper import BACKOFF_READY_S, BACKOFF_S, EXIT_CONFIG, EXIT_RESTART, QUICK_DEATH_S, Keeper
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
 
 KEEPER = """
@@ -26,8 +26,11 @@ class Paper(keeper.Keeper):
     def _become_daemon(self, alive_read):
         handed = [*self.held.items(), ("alive", alive_read), ("notify", self._voice.fileno())]
         environment = descriptors.bequeath(handed, os.environ)
-        os.execve(sys.executable, [sys.executable, "-c", sys.argv[1]], environment)
+        os.execve(PYTHON, [PYTHON, "-c", sys.argv[1]], environment)
 
+PYTHON = sys.executable
+if "gone" in sys.argv:
+    sys.executable = "/nonexistent/python"
 one = Paper([])
 assert one.lock()
 one.listen()
@@ -56,8 +59,8 @@ def keepers(home: Home) -> Iterator[list[subprocess.Popen[bytes]]]:
         one.wait()
 
 
-def keep(home: Home, keepers: list[subprocess.Popen[bytes]], child: str) -> subprocess.Popen[bytes]:
-    one = subprocess.Popen([sys.executable, "-c", KEEPER, CHILD + child], cwd=home.path,
+def keep(home: Home, keepers: list[subprocess.Popen[bytes]], child: str, *more: str) -> subprocess.Popen[bytes]:
+    one = subprocess.Popen([sys.executable, "-c", KEEPER, CHILD + child, *more], cwd=home.path,
                            env=home.env | {"PYTHONPATH": str(ROOT)})
     keepers.append(one)
     return one
@@ -102,6 +105,17 @@ sys.exit({EXIT_CONFIG} if starts < 3 else 0)
 """)
     assert one.wait(DEADLINE_S) == 0
     assert len(starts(home)) == 3
+
+
+def test_a_restart_without_an_interpreter_costs_no_stream(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
+    """Between two installations the old keeper goes on."""
+    one = keep(home, keepers, f"""
+if starts == 1:
+    notifier.store("stream-a", os.pipe()[0])
+sys.exit({EXIT_RESTART} if starts == 1 else 0)
+""", "gone")
+    assert one.wait(DEADLINE_S) == 0
+    assert ["stream-a" in names for names in starts(home)] == [False, True]
 
 
 def test_told_to_stop_while_its_child_begins(home: Home, keepers: list[subprocess.Popen[bytes]]) -> None:
