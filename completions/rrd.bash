@@ -31,7 +31,7 @@ _rrd() {
             case $at in *) kinds="files" ;; esac
             ;;
         "save")
-            options="-f --force --copy -w --wait --json -h --help"
+            options="-f --force --copy --last -w --wait --json -h --help"
             case $at in 0) kinds="files" ;; *) kinds="sources files" ;; esac
             ;;
         "spawn")
@@ -167,6 +167,7 @@ _rrd() {
     case "$verb $previous" in
         "run -o" | "run --save") valued=yes kinds="files" ;;
         "run --connect") valued=yes kinds="viewers" ;;
+        "save --last") valued=yes kinds="" ;;
         "spawn -p" | "spawn --port") valued=yes kinds="" ;;
         "spawn --executable") valued=yes kinds="files" ;;
         "spawn --memory-limit") valued=yes kinds="" ;;

@@ -57,6 +57,7 @@ complete -c rrd -n '__rrd_at --more run' -s h -l help -d 'Show this message and 
 complete -c rrd -n '__rrd_at --more run' -F
 complete -c rrd -n '__rrd_at --more save' -s f -l force -d 'Replace OUT if it exists'
 complete -c rrd -n '__rrd_at --more save' -l copy -d 'An independent file, never a hard link to the daemon\'s log'
+complete -c rrd -n '__rrd_at --more save' -l last -x -d 'Only the last 30s, 5min or 2h, and only so far'
 complete -c rrd -n '__rrd_at --more save' -s w -l wait -d 'Return when the file is complete'
 complete -c rrd -n '__rrd_at --more save' -l json -d 'Print one object: sink, chose, complete, warnings'
 complete -c rrd -n '__rrd_at --more save' -s h -l help -d 'Show this message and exit'

@@ -11,21 +11,24 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
 
 from daemon.selection import Selection
 from daemon.spool.log import Descriptor
-from daemon.spool.pinned import Skimmed, skim
+from daemon.spool.pinned import Skimmed, newest, skim
 from daemon.spool.scanner import Frame, Scanner
 from daemon.stream import Stream
 from daemon.wire.rrd import FRAME_HEADER_SIZE, FormatError
 
 if TYPE_CHECKING:
     from daemon.hub import Hub
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 HOLD_S = 0.005
 """How long the event loop is held to walk a log, seconds: frames that a selection leaves out are many, or cold."""
@@ -443,6 +446,20 @@ class Feed:
         self.skipped_messages += skipped
         return skipped
 
+    async def skip_to_last(self, seconds: float) -> None:
+        """Move every cursor to the first chunk that was made within so many seconds before the newest one of them all;
+        what is pinned before is delivered first, what comes after in its order. By the clocks of the programs.
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        streams = list(self.streams())
+        made = [when for stream in streams if (when := await self._newest(stream)) is not None]
+        if made:
+            since = max(made) - int(seconds * 1e9)
+            for stream in streams:
+                await self._pass(stream, since)
+
     async def newest_first(self) -> None:
         """Deliver from now on what is pinned, then what comes, and, while nothing comes, what was there: from its
         newest block to its oldest. In a block frames keep their order.
@@ -458,9 +475,11 @@ class Feed:
                 self._history[stream.id] = _History(
                     state.generation, found.blocks, found.position, pinned, found.messages - len(pinned), left)
 
-    async def _pass(self, stream: Stream) -> tuple[CursorState, Skimmed]:
-        """Move a cursor to the end of its log; what is pinned comes next, after what still is to from before."""
-        state, found = await self._skim(stream)
+    async def _pass(self, stream: Stream, since: int | None = None) -> tuple[CursorState, Skimmed]:
+        """Move a cursor to the end of its log, or to what was made since then; what is pinned comes next, after what
+        still is to from before.
+        """
+        state, found = await self._skim(stream, since)
         start: int = state.position
         frames: list[Frame] | None = found.pinned
         left = self._first.pop(stream.id, None)
@@ -485,13 +504,13 @@ class Feed:
                 if found.pinned:
                     self._first[stream.id] = _Pinned(state.generation, found.pinned)
 
-    async def _skim(self, stream: Stream) -> tuple[CursorState, Skimmed]:
-        """See what lies between cursor and end; returns where the cursor stood, too."""
+    async def _skim(self, stream: Stream, since: int | None = None) -> tuple[CursorState, Skimmed]:
+        """See what lies between cursor and end, or what was made since then; returns where the cursor stood, too."""
         while True:
             cursor = self._cursor(stream)
             cursor.refresh()
             state = cursor.state
-            found = await self._see(stream, state.position, stream.data_end)
+            found = await self._see(stream, state.position, stream.data_end, since)
             if stream.generation == state.generation:
                 return state, found
 
@@ -505,12 +524,19 @@ class Feed:
                 frames = (await self._see(stream, pinned.start or 0, end)).pinned
             pinned.frames = frames
 
-    async def _see(self, stream: Stream, start: int, end: int) -> Skimmed:
+    async def _see(self, stream: Stream, start: int, end: int, since: int | None = None) -> Skimmed:
         """See in a thread what lies between two places of a log."""
-        wanted = self.selection.stores(stream)
+        return await self._look(stream, skim, start, end, self.selection.stores(stream), since)
+
+    async def _newest(self, stream: Stream) -> int | None:
+        """When the newest selected chunk of a log was made, Unix nanoseconds."""
+        return await self._look(stream, newest, 0, stream.data_end, self.selection.stores(stream))
+
+    async def _look(self, stream: Stream, look: Callable[[int, *Args], T], *args: *Args) -> T:
+        """Look at a log in a thread: `look` gets its descriptor and `args`."""
         fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
         try:
-            return await trio.to_thread.run_sync(skim, fd, start, end, wanted)
+            return await trio.to_thread.run_sync(look, fd, *args)
         except FormatError as error:
             raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(stream.path)) from error
         finally:

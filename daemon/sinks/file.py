@@ -2,7 +2,7 @@
 
     link    exactly one whole log, same file system: the file is the log (hard link); costs nothing
     copy    exactly one whole log, elsewhere or --copy: the log's bytes; the file's size is the cursor
-    merge   anything else: one header, the selected frames of all logs, a footer of our own
+    merge   anything else, the last minute of a log for one: a header, the selected frames of all logs, our own footer
 
 Rules: a file is whole frames and at most one cut last one at any moment; it is never overwritten unless that was said;
 what this sink wrote is known from the file (copy) or from cursors and size stored after each step (merge), so that
@@ -50,15 +50,18 @@ class FileSink(Sink):
         path: Absolute; `hold` makes it before the sink runs.
         copy: Never a hard link.
         force: Replace a file that is there.
+        last: Only what was made in the last so many seconds, with what is pinned of before, and only what is there now.
+            0 is everything, and on until it ends.
     """
 
     kind = "file"
 
     def __init__(self, hub: Hub, selection: Selection, path: Path, *, copy: bool = False, force: bool = False,
-                 id: str = "") -> None:  # noqa: A002
+                 last: float = 0.0, id: str = "") -> None:  # noqa: A002
         super().__init__(hub, selection, os.fspath(path), id=id)
         self.path = path
         self.copy = copy
+        self.last = last
         self.force = force
         self.mode = ""
         """Empty until `hold`."""
@@ -241,13 +244,14 @@ class FileSink(Sink):
         """See Sink."""
         return {"copy": self.copy, "force": self.force, "mode": self.mode, "size": self.size, "inode": self.inode,
                 "generation": self.generation, "cursors": self._cursors, "beside": self.beside,
-                "beside_inode": self.beside_inode, "ending": self.ending}
+                "beside_inode": self.beside_inode, "ending": self.ending, "last": self.last}
 
     @classmethod
     def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
                 options: Mapping[str, Any]) -> FileSink:
         """See Sink."""
-        sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), force=bool(options.get("force")), id=id)
+        sink = cls(hub, selection, Path(target), copy=bool(options["copy"]), force=bool(options.get("force")),
+                   last=float(options.get("last") or 0.0), id=id)
         sink.mode, sink.size, sink.inode = str(options["mode"]), int(options["size"]), int(options["inode"])
         sink.generation = int(options.get("generation", 0))
         sink.beside, sink.beside_inode = str(options.get("beside", "")), int(options.get("beside_inode", 0))
@@ -260,7 +264,7 @@ class FileSink(Sink):
     def _only_stream(self) -> Stream | None:
         """The one stream that the file is, if it is one."""
         streams = self.feed.streams()
-        if self.selection.open_ended or len(streams) != 1 or not self.selection.whole(streams[0]):
+        if self.last or self.selection.open_ended or len(streams) != 1 or not self.selection.whole(streams[0]):
             return None
         return streams[0]
 
@@ -295,7 +299,9 @@ class FileSink(Sink):
                 if done:
                     return
             self._become_merge()
-        await self._follow_merge()
+        await self._follow_merge(once=self.last > 0)
+        self._check_target()
+        await self._finish(self.path)
 
     def _source_is_gone(self) -> bool:
         return not self.feed.streams() and not self.selection.open_ended
@@ -445,14 +451,14 @@ class FileSink(Sink):
                 self._begin_beside()
                 target = self._reopen(target)
             os.ftruncate(target, self.size)
-            self.feed.seek(self._cursors)
+            await self._seek(self._cursors)
             self._under_way = (0, 0)
             while True:
                 seen = self.hub.version
                 if self._written_anew():
                     self._begin_beside()
                     target = self._reopen(target)
-                    self.feed.seek({})
+                    await self._seek({})
                     ends = self._ends()
                 batch = await self.feed.take(STEP)
                 if batch is not None:
@@ -482,8 +488,12 @@ class FileSink(Sink):
                 await self._pace()
         finally:
             os.close(target)
-        self._check_target()
-        await self._finish(self.path)
+
+    async def _seek(self, cursors: dict[str, CursorState]) -> None:
+        """Have the feed go on at `cursors`; without any, begin."""
+        self.feed.seek(cursors)
+        if self.last and not cursors:
+            await self.feed.skip_to_last(self.last)
 
     def _written_anew(self) -> bool:
         """A log that this merge has read from is another file now, so that nobody knows what of it was read."""
@@ -631,7 +641,8 @@ class FileSink(Sink):
 
     def _has_read(self, ends: Mapping[str, int]) -> bool:
         """What a merge has written goes so far."""
-        return all(self._cursors.get(name, CursorState()).position >= end for name, end in ends.items())
+        states = [(self._cursors.get(name, CursorState()), end) for name, end in ends.items()]
+        return all(state.position >= end and not state.skipped for state, end in states)
 
     # -- what is shown ---------------------------------------------------------------------------------------------
 

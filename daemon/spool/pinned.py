@@ -1,15 +1,20 @@
-"""Which frames every late reader must get: store infos, blueprints with their activation, static chunks.
+"""Which frames every late reader must get: store infos, blueprints with their activation, static chunks; and when the
+others were made.
 
 Rules: a frame's kind and store decide where they can; else two bytes at its end (SDK 0.27 and newer write there
-whether the chunk is static), else its schema; what cannot be told counts as not pinned. Synchronous: reads with pread.
+whether the chunk is static), else its schema; what cannot be told counts as not pinned. A chunk was made when its id
+was, whose first half is a time; older SDKs have it in the schema. Synchronous: reads with pread.
 
-Source: log_msg.proto of Rerun (ArrowMsg: 2 compression, 3 uncompressed_size, 5 payload, 7 is_static, last and always
-written since 0.27); the column metadata of SDK 0.23 to 0.26, where every time column names its index.
+Source: log_msg.proto of Rerun (ArrowMsg: 2 compression, 3 uncompressed_size, 5 payload, 6 chunk_id, a Tuid{1: time_ns
+fixed64, 2: inc fixed64}, and 7 is_static, which are always the last two since 0.27); the metadata of SDK 0.23 to 0.26,
+where every time column names its index.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections import deque
 from typing import NamedTuple
 
 import lz4.block
@@ -28,6 +33,10 @@ BLOCK = 1 << 20
 BLOCK_FRAMES = 2000
 """Walked in some 5 ms: a block is walked at once when it is delivered."""
 INDEX_NAME = b"index_name"
+ID_IN_SCHEMA = re.compile(rb"chunk_([0-9A-Fa-f]{16})[0-9A-Fa-f]{16}")
+"""The chunk's id in its schema's metadata: time, then counter."""
+NEWEST = 2000
+"""Of so many frames at a log's end the newest is looked for: programs send chunks in about the order they make them."""
 LZ4 = 2
 MAX_OLD = 64 << 20
 """Chunks of old SDKs larger than this are not unpacked to see whether they are static."""
@@ -51,7 +60,7 @@ class Skimmed(NamedTuple):
     blocks: list[int]
 
 
-def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed:
+def skim(fd: int, position: int, end: int, wanted: set[bytes] | None, since: int | None = None) -> Skimmed:
     """Walk a log and pick the pinned frames.
 
     Args:
@@ -59,6 +68,7 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
         position: A frame boundary.
         end: Where to stop; a frame boundary too.
         wanted: Raw store ids that are selected; None is all.
+        since: Stop before the first other frame that was made then (Unix nanoseconds) or later.
 
     Raises:
         OSError: the log cannot be read.
@@ -76,13 +86,38 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None) -> Skimmed
         inside += 1
         if wanted is not None and frame.store not in wanted:
             continue
-        messages += 1
-        size += frame.end - frame.start
         if frame.store not in blueprints:
             blueprints[frame.store] = _is_blueprint(frame.store)
-        if frame.kind != Kind.ARROW or blueprints[frame.store] or is_static(fd, frame):
+        if frame.kind != Kind.ARROW or blueprints[frame.store]:
             kept.append(frame)
+        else:
+            chunk = _Chunk(fd, frame)
+            if chunk.is_static:
+                kept.append(frame)
+            elif since is not None and (made := chunk.made_at) is not None and made >= since:
+                return Skimmed(kept, messages, size, frame.start, blocks)
+        messages += 1
+        size += frame.end - frame.start
     return Skimmed(kept, messages, size, scanner.position, blocks)
+
+
+def newest(fd: int, position: int, end: int, wanted: set[bytes] | None) -> int | None:
+    """When the newest frame that is not pinned was made; of the last NEWEST ones.
+
+    Returns:
+        Unix nanoseconds of the clock of the program; None if there is none, or none says.
+
+    Raises:
+        OSError, FormatError: as in `skim`.
+    """
+    last = deque(
+        (frame for frame in Scanner(fd, position).frames(end)
+         if frame.kind == Kind.ARROW and (wanted is None or frame.store in wanted)),
+        maxlen=NEWEST,
+    )
+    blueprints = {store: _is_blueprint(store) for store in {frame.store for frame in last}}
+    chunks = (_Chunk(fd, frame) for frame in last if not blueprints[frame.store])
+    return max((made for chunk in chunks if not chunk.is_static and (made := chunk.made_at) is not None), default=None)
 
 
 def _is_blueprint(raw: bytes | None) -> bool:
@@ -98,15 +133,66 @@ def is_static(fd: int, frame: Frame) -> bool:
     Raises:
         OSError: the log cannot be read.
     """
-    if frame.length < _LAST_FIELDS:
-        return False
-    ending = os.pread(fd, _LAST_FIELDS, frame.end - _LAST_FIELDS)
-    if ending.startswith(CHUNK_ID_BEFORE) and ending[-2:] in STATIC_ENDINGS:
-        return STATIC_ENDINGS[ending[-2:]]
-    return frame.length <= MAX_OLD and _has_no_index(os.pread(fd, frame.length, frame.offset))
+    return _Chunk(fd, frame).is_static
+
+
+class _Chunk:
+    """What a chunk's envelope tells; the chunk itself is looked into only where the envelope is an old SDK's.
+
+    Raises:
+        OSError: the log cannot be read; so do its properties.
+    """
+
+    __slots__ = ("_ending", "_fd", "_frame", "_usual")
+
+    def __init__(self, fd: int, frame: Frame) -> None:
+        self._fd, self._frame = fd, frame
+        self._ending = b""
+        if frame.length >= _LAST_FIELDS:
+            self._ending = os.pread(fd, _LAST_FIELDS, frame.end - _LAST_FIELDS)
+        self._usual = self._ending.startswith(CHUNK_ID_BEFORE) and self._ending[-2:] in STATIC_ENDINGS
+
+    @property
+    def is_static(self) -> bool:
+        """It has no time."""
+        if self._usual:
+            return STATIC_ENDINGS[self._ending[-2:]]
+        payload = self._payload()
+        return bool(payload) and _has_no_index(payload)
+
+    @property
+    def made_at(self) -> int | None:
+        """When its id was made, Unix nanoseconds; None if that cannot be told."""
+        if self._usual:
+            return _time_of(self._ending[2:20])
+        payload = self._payload()
+        try:
+            for number, _, value in fields(memoryview(payload)):
+                if number == 6 and not isinstance(value, int):
+                    return _time_of(bytes(value))
+        except ValueError:
+            return None
+        found = ID_IN_SCHEMA.search(_unpacked(payload))
+        return int(found[1], 16) if found else None
+
+    def _payload(self) -> bytes:
+        """All of it; nothing if it is too long to be looked into."""
+        frame = self._frame
+        return os.pread(self._fd, frame.length, frame.offset) if _LAST_FIELDS <= frame.length <= MAX_OLD else b""
+
+
+def _time_of(raw: bytes) -> int | None:
+    """The time in a Tuid message."""
+    return int.from_bytes(raw[1:9], "little") if len(raw) == 18 and raw[0] == 0x09 and raw[9] == 0x11 else None
 
 
 def _has_no_index(payload: bytes) -> bool:
+    chunk = _unpacked(payload)
+    return bool(chunk) and INDEX_NAME not in chunk
+
+
+def _unpacked(payload: bytes) -> bytes:
+    """A chunk's IPC stream; nothing where there is none that can be read."""
     compression = size = 0
     chunk: bytes | memoryview = b""
     try:
@@ -118,9 +204,7 @@ def _has_no_index(payload: bytes) -> bool:
             elif number == 5 and not isinstance(value, int):
                 chunk = value
         if compression == LZ4:
-            if size > MAX_OLD:
-                return False
-            chunk = lz4.block.decompress(chunk, uncompressed_size=size)
+            return lz4.block.decompress(chunk, uncompressed_size=size) if size <= MAX_OLD else b""
     except (ValueError, lz4.block.LZ4BlockError):
-        return False
-    return bool(chunk) and INDEX_NAME not in bytes(chunk)
+        return b""
+    return bytes(chunk)

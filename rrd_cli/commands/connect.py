@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrd_cli import render, sources
+from rrd_cli import render, sources, times
 from rrd_cli.client import Client
 from rrd_cli.commands.save import handed_over
-from rrd_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +25,6 @@ FROM_HELP = "start: everything since the recordings began. now: only what comes,
 MAX_LAG_HELP = "Skip ahead when the viewer is more than this behind, for example 5s. By default never."
 NEWEST_HELP = "First what comes from now on, then what was there, from its newest to its oldest."
 ANSWER = 30.0
-
-_TIME: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h)?")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, None: 1.0}
 
 
 def run(
@@ -67,7 +62,7 @@ def run(
     """
     words = sources.resolve(source or ())
     args: dict[str, Any] = {
-        "url": url, "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag), "force": force,
+        "url": url, "from": start, "newest_first": newest_first, "max_lag": times.seconds(max_lag), "force": force,
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
     with Client() as client, handed_over(client, words) as given:
@@ -91,17 +86,3 @@ def fed(answer: Mapping[str, Any], target: str) -> list[str]:
     if not sink:
         return [f"{target} is up"]
     return [f"showing {chose} in {target}", f"to stop: rrd detach {render.clean(sink.get('id', ''))}"]
-
-
-def seconds(text: str | None) -> float | None:
-    """`5s`, `500ms`, `2min`, or a number of seconds.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if text is None:
-        return None
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"not a length of time: {text}", "for example 5s, 500ms or 2min")
-    return float(found[1]) * _UNITS[found[2]]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrd_cli import render
+from rrd_cli import render, times
 from rrd_cli.client import Client
 from rrd_cli.errors import UsageError
 
@@ -23,7 +22,6 @@ rrd forget --ended --dry-run         only show what it would free
 
 NAMED = 5
 """How many recordings are named in a sentence."""
-UNITS: Final = {"s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def run(
@@ -48,7 +46,7 @@ def run(
     elif ended:
         args["ended"] = True
     elif older_than is not None:
-        args["older_than_s"] = seconds(older_than)
+        args["older_than_s"] = times.seconds(older_than, bare=False)
     answer = drop("forget", args, "Forget", dry_run=dry_run, ask=not (yes or json))
     if answer is None:
         render.print_lines(["nothing was forgotten"])
@@ -102,15 +100,3 @@ def sentence(answer: Mapping[str, Any], verb: str) -> str:
     freed = int(answer.get("bytes") or 0)
     space = f"frees {render.size(freed)}" if freed else "frees nothing: files elsewhere are the same on disk"
     return f"{verb} {render.plural(len(names), what)} ({space}): {listed}"
-
-
-def seconds(text: str) -> float:
-    """An age as people write it, in seconds.
-
-    Raises:
-        UsageError: it is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in UNITS:
-        raise UsageError(f"not an age: {text}", f"a number and a unit ({', '.join(UNITS)}): 7d")
-    return float(found[1]) * UNITS[found[2]]

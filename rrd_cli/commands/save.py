@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from daemon.wire.control import VerbError
-from rrd_cli import render, sources, tailing
+from rrd_cli import render, sources, tailing, times
 from rrd_cli.client import Client
-from rrd_cli.errors import CliError
+from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -22,6 +22,7 @@ rrd save run.rrd                     the one live recording, else the newest
 rrd save run.rrd my_app --wait       return when the file is complete
 rrd save all.rrd @all                everything there is, as one file
 rrd save merged.rrd a.rrd b.rrd      files into one
+rrd save event.rrd --last 30s        what happened just now, as it is now
 python prog.py --stdout | rrd save run.rrd -
 """
 
@@ -44,6 +45,10 @@ def run(
     copy: Annotated[
         bool, typer.Option("--copy", help="An independent file, never a hard link to the daemon's log.")
     ] = False,
+    last: Annotated[
+        str | None,
+        typer.Option("--last", metavar="TIME", help="Only the last 30s, 5min or 2h, and only so far."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Return when the file is complete.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one object: sink, chose, complete, warnings.")] = False,
 ) -> None:
@@ -55,10 +60,20 @@ def run(
     A file of one whole recording beside the spool is a hard link to its log: it costs nothing, but whatever writes into
     it in place, as `rr.save(OUT)` does, changes the log and other files of that recording, too. --copy makes it
     independent.
+
+    --last saves what is there now of the time before the newest message, with the static data, blueprints and
+    properties of before, and returns; chunks are saved whole. A time is when the program made a message.
     """
     path = sources.target(out)
     words = sources.resolve(source or ())
     args: dict[str, Any] = {"path": path, "force": force, "copy": copy, "wait": wait}
+    if last is not None:
+        if words == [sources.STDIN]:
+            raise UsageError("--last is of what is there, and standard input is still to come",
+                             "... | rrd attach -   keeps it, then rrd save --last")
+        args["last"] = times.seconds(last)
+        if not args["last"]:
+            raise UsageError("the last 0 seconds are nothing", "for example --last 30s")
     with Client() as client, render.Progress(f"saving {os.path.basename(path)}") as progress:
         if words == [sources.STDIN]:
             answer = _save_stdin(client, args, progress)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rrd_cli import render, sources
+from rrd_cli import render, sources, times
 from rrd_cli.client import Client
-from rrd_cli.commands.connect import FROM_HELP, MAX_LAG_HELP, NEWEST_HELP, fed, seconds
+from rrd_cli.commands.connect import FROM_HELP, MAX_LAG_HELP, NEWEST_HELP, fed
 from rrd_cli.commands.save import handed_over
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(
     args: dict[str, Any] = {
         "new": new, "port": port, "executable": executable, "memory_limit": memory_limit,
         "server_memory_limit": server_memory_limit, "hide_welcome_screen": hide_welcome_screen, "headless": headless,
-        "from": start, "newest_first": newest_first, "max_lag": seconds(max_lag),
+        "from": start, "newest_first": newest_first, "max_lag": times.seconds(max_lag),
     }  # fmt: skip
     args = {name: value for name, value in args.items() if value not in (None, False)}
     with Client() as client, handed_over(client, words) as given:

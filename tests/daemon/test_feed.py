@@ -159,6 +159,45 @@ async def test_what_is_pinned_in_a_log_that_is_gone_is_not_waited_for(hub: Hub) 
     assert feed.cursors() == {}
 
 
+@pytest.mark.parametrize(("seconds", "left"), [(0.5, 1), (1.0, 2), (3.5, 4), (100.0, 5)])
+async def test_the_last_seconds(hub: Hub, seconds: float, left: int) -> None:
+    """Counted back from the newest message of all; what is pinned before is delivered first, later it has its place."""
+    chunks = [arrow(made=1000.0 + number, body=bytes([number])) for number in range(5)]
+    early, late = arrow(made=900.0, static=True), arrow(made=1004.0, static=True)
+    one = opened(hub, stream(store_info(), early, *chunks, late))
+    others = [store_info("other"), arrow("other", made=500.0), arrow("other", made=1.0, static=True)]
+    old = await ended(hub, stream(*others))
+    feed = hub.feed(whole(one, old))
+    await feed.skip_to_last(seconds)
+    assert not feed.caught_up
+    found = await taken(feed)
+    mine = frames.payloads([store_info(), early, *chunks[5 - left :], late])
+    assert [frame for frame in found if frame in mine] == mine
+    rest = frames.payloads([others[0], others[2]])
+    assert [frame for frame in found if frame not in mine] == rest
+    assert feed.lag() == (0, 0)
+    later = arrow(made=1005.0)
+    append(hub, one, later)
+    assert await taken(feed) == frames.payloads([later])
+
+
+async def test_the_last_seconds_of_what_is_selected(hub: Hub) -> None:
+    one = opened(hub, stream(*numbered(0, "a"), *numbered(0, "b"), arrow("a", made=10.0), arrow("a", made=20.0),
+                             arrow("b", made=50.0)))
+    feed = hub.feed(Selection("a", recordings=frozenset([RecordingKey("app", "a")])))
+    await feed.skip_to_last(5.0)
+    assert await taken(feed) == frames.payloads([store_info("a"), arrow("a", made=20.0)])
+    assert one.messages == 5
+
+
+async def test_the_last_seconds_where_nothing_has_a_time(hub: Hub) -> None:
+    """Better all than nothing."""
+    every = [store_info(), arrow(body=b"index_name"), arrow(body=b"static")]
+    feed = hub.feed(whole(opened(hub, stream(*every))))
+    await feed.skip_to_last(5.0)
+    assert await taken(feed) == frames.payloads(every)
+
+
 async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:
     one = opened(hub)
     feed = hub.feed(whole(one))

@@ -47,10 +47,15 @@ def store_info(recording: str = "rec", application: str = "app", *, kind: int = 
 
 
 def arrow(recording: str = "rec", application: str = "app", *, kind: int = RECORDING, body: bytes = b"chunk",
-          static: bool = False) -> bytes:
-    """An ArrowMsg frame whose payload is no Arrow at all."""
+          static: bool = False, made: float | None = None) -> bytes:
+    """An ArrowMsg frame whose payload is no Arrow at all.
+
+    Args:
+        made: When, Unix seconds. Without it the id is none, so that readers look into the payload for all they want.
+    """
     envelope = length_delimited(1, store_id(recording, application, kind)) + length_delimited(5, body)
-    return frame(Kind.ARROW, envelope + length_delimited(6, bytes(16)) + bytes([0x38, static]))
+    tuid = bytes(16) if made is None else b"\x09" + int(made * 1e9).to_bytes(8, "little") + b"\x11" + bytes(8)
+    return frame(Kind.ARROW, envelope + length_delimited(6, tuid) + bytes([0x38, static]))
 
 
 def activation(recording: str = "bp", application: str = "app") -> bytes:

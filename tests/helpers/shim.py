@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from daemon.wire.rrd import HEADER_SIZE, Kind, parse_frame_header
 from tests.conftest import DEADLINE_S, ROOT, Home, wait_for
@@ -120,18 +121,27 @@ def ended(home: Home) -> None:
     wait_for(settled, "the streams' end")
 
 
-def rows(path: Path) -> list[int]:
-    """The numbers of the rows in a file, sorted, with doubles; read by Rerun's own reader."""
+def _chunks(path: Path) -> list[Any]:
+    """A file's chunks; read by Rerun's own reader."""
     import warnings as python_warnings
 
     import rerun.chunk
 
-    found: list[int] = []
     with python_warnings.catch_warnings():
         # "No footer": the SDK's own files of old versions have none.
         python_warnings.simplefilter("ignore")
-        chunks = rerun.chunk.RrdReader(str(path)).stream().to_chunks()
-    for chunk in chunks:
+        return list(rerun.chunk.RrdReader(str(path)).stream().to_chunks())
+
+
+def entities(path: Path) -> set[str]:
+    """The entities in a file."""
+    return {chunk.entity_path for chunk in _chunks(path)}
+
+
+def rows(path: Path) -> list[int]:
+    """The numbers of the rows in a file, sorted, with doubles."""
+    found: list[int] = []
+    for chunk in _chunks(path):
         batch = chunk.to_record_batch()
         # SDK 0.23 has chunks of its own for indicator components.
         if chunk.entity_path == "/row" and "TextLog:text" in batch.schema.names:

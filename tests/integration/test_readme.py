@@ -77,7 +77,7 @@ def test_python_and_every_verb(daemon, shell_env, verify):
     (daemon.path / "run.rrd").rename(daemon.path / "from-python.rrd")
     for block in blocks("sh"):
         run(block, daemon, shell_env)
-    made = ("from-python", "run", "again", "all", "merged", "so-far", "piped", "cut.recovered")
+    made = ("from-python", "run", "again", "all", "merged", "event", "so-far", "piped", "cut.recovered")
     verify(*[daemon.path / f"{name}.rrd" for name in made])
 
 

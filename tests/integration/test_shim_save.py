@@ -9,7 +9,7 @@ import pytest
 
 from daemon.wire.rrd import Kind
 from tests.conftest import NEWEST, SDKS, Home
-from tests.helpers.shim import Program, ended, kinds, rows, run, warnings
+from tests.helpers.shim import Program, ended, entities, kinds, rows, run, warnings
 
 
 @pytest.fixture(params=SDKS)
@@ -49,6 +49,38 @@ assert os.path.isabs(a.path)
     assert rows(a) == rows(b) == list(range(150))
     (log,) = daemon.spool.glob("*.rrd")
     assert a.read_bytes() == b.read_bytes() == log.read_bytes()
+
+
+def test_the_last_seconds(daemon: Home, python: Path, whole) -> None:
+    """What was made in them and what has no time: of a live recording, which goes on, and of one that has ended."""
+    recent, later, everything = (daemon.path / f"{name}.rrd" for name in ("recent", "later", "everything"))
+    with Program(daemon, python, """
+rr.init("app", recording_id="run")
+rrd.attach()
+rr.log("static", rr.TextLog("once"), static=True)
+log(0, 50)
+rrd.flush()
+time.sleep(4)
+log(50, 100)
+rrd.flush()
+say("logged")
+wait_for_test()
+log(100, 110)
+""") as program:
+        assert program.line() == "logged"
+        daemon.cli("save", recent, "--last", "3s")
+        assert daemon.status()["streams"] != []
+        program.go_on()
+        assert warnings(program.finish()) == []
+    ended(daemon)
+    daemon.cli("save", later, "run", "--last", "3s")
+    daemon.cli("save", everything, "run", "--last", "1h")
+    whole(recent, later, everything)
+    assert rows(recent) == list(range(50, 100))
+    assert rows(later)[-10:] == list(range(100, 110))
+    assert rows(later)[0] >= 50
+    assert rows(everything) == list(range(110))
+    assert all("/static" in entities(path) for path in (recent, later, everything))
 
 
 def test_as_the_sdk_itself_writes_it(daemon: Home, python: Path) -> None:

@@ -24,6 +24,7 @@ from daemon.spool.scanner import Scanner
 from daemon.viewers.discover import listener
 from tests.conftest import DEADLINE_S, Home, missing, wait_for
 from tests.helpers.programs import Program
+from tests.helpers.shim import entities as file_entities
 from tests.helpers.shim import rows as text_rows
 from tests.helpers.viewers import (
     GrpcProgram,
@@ -59,14 +60,8 @@ def row_counts(path: Path) -> list[int]:
 
 def entities(path: Path) -> set[str]:
     """The entities in such a file."""
-    import rerun.chunk
-
     whole = whole_frames(path)
-    if whole is None:
-        return set()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a file that is still written has no footer
-        return {chunk.entity_path for chunk in rerun.chunk.RrdReader(str(whole)).stream().to_chunks()}
+    return file_entities(whole) if whole is not None else set()
 
 
 def whole_frames(path: Path) -> Path | None:

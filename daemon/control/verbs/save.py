@@ -18,6 +18,7 @@ from daemon.wire.control import Message, VerbError
 from daemon.wire.rrd import FormatError
 
 PROGRESS_S = 0.2
+MAX_LAST_S = 1e9
 FIRST_STEP_S = 1.0
 """How long an output's first step is waited for."""
 
@@ -26,7 +27,8 @@ async def run(call: Call) -> Message:
     """Write recordings to a file: everything since they began, and on until they end.
 
     Args of the verb: path (absolute); source (selectors and absolute paths of .rrd files; by default the one live
-    recording, else the newest) or stream (exactly this one); force; copy; wait.
+    recording, else the newest) or stream (exactly this one); force; copy; wait; last (seconds: of what is there now,
+    only what was made in so many before the newest message, with what is pinned of before).
 
     Returns:
         sink (as in status), chose (what was taken, for people), complete, warnings (about a complete file). Answers at
@@ -39,8 +41,11 @@ async def run(call: Call) -> Message:
     if not path.is_absolute():
         raise VerbError("usage", f"save: path must be absolute, found {path}")
     force, copy, wait = call.flag("force"), call.flag("copy"), call.flag("wait")
+    last = call.number("last") or 0.0
+    if not 0 <= last <= MAX_LAST_S:
+        raise VerbError("usage", f"save: last is {last:g}", "it is a number of seconds above 0")
     selection, chose = await select(call)
-    sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force)
+    sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last)
     _refuse(call, path, selection)
     try:
         call.daemon.sinks.add(sink)
@@ -50,7 +55,7 @@ async def run(call: Call) -> Message:
         raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}") from None
     except OSError as error:
         raise VerbError("failed", describe(error) if error.filename else f"{describe(error)}: {path}") from error
-    ended = not selection.open_ended and all(stream.complete for stream in sink.feed.streams())
+    ended = last > 0 or (not selection.open_ended and all(stream.complete for stream in sink.feed.streams()))
     if wait or ended:
         await _follow(call, sink)
     else:

@@ -19,6 +19,7 @@ from daemon.sinks import file
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.stream import RecordingKey, Stream
+from daemon.wire.rrd import TAIL_SIZE, parse_tail
 from tests.daemon.conftest import append, completed, ended, make_hub, opened, real
 from tests.helpers import frames
 from tests.helpers.disks import small_disk
@@ -51,8 +52,9 @@ def recording(*names: str) -> Selection:
     return Selection(" ".join(names), recordings=frozenset(RecordingKey("app", name) for name in names))
 
 
-def saved(sinks: SinkSet, selection: Selection, path: Path, *, force: bool = False, copy: bool = False) -> FileSink:
-    sink = FileSink(sinks.hub, selection, path, copy=copy, force=force)
+def saved(sinks: SinkSet, selection: Selection, path: Path, *, force: bool = False, copy: bool = False,
+          last: float = 0.0) -> FileSink:
+    sink = FileSink(sinks.hub, selection, path, copy=copy, force=force, last=last)
     sinks.add(sink)
     return sink
 
@@ -380,6 +382,62 @@ def held_writing(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thre
 
     monkeypatch.setattr(file, "write_batch", slow)
     return writing, go_on
+
+
+LAST = 3e-9
+"""Seconds: chunks of tests/helpers/chunks.py are made a nanosecond after each other."""
+LAST_PARTS = [PARTS[0], *PARTS[-4:]]
+
+
+class TestLast:
+    @pytest.mark.parametrize("live", [False, True])
+    async def test_only_what_was_made_then(self, hub: Hub, sinks: SinkSet, out: Path, live: bool) -> None:
+        """It is complete at once, and has its footer, even if the recording goes on."""
+        one = opened(hub, OPEN) if live else await ended(hub, WHOLE)
+        sink = await done(saved(sinks, one_stream(one), out, last=LAST))
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(LAST_PARTS)
+        parse_tail(out.read_bytes()[-TAIL_SIZE:])
+        assert out.stat().st_nlink == 1
+        assert (sink.delivered_messages, sink.lag(), sink.last_error) == (5, (0, 0), "")
+
+    async def test_of_whatever_is_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """Streams that may still come are not waited for; of one that has nothing recent what is pinned is there."""
+        opened(hub, frames.header(), frames.store_info("other"), frames.arrow("other", made=1e-9))
+        opened(hub, OPEN)
+        await done(saved(sinks, Selection("@live", live_since=0.0), out, last=LAST))
+        found = frames.frames_of(out.read_bytes())
+        assert sorted(found) == sorted(frames.payloads([*LAST_PARTS, frames.store_info("other")]))
+
+    async def test_killed_at_every_step(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = await ended(hub, OPEN)
+        sink = FileSink(hub, one_stream(one), out, last=LAST)
+        sink.hold()
+        states = [sink.options()]
+        sink.saved = lambda: states.append(sink.options())
+        await sink.deliver()
+        whole = out.read_bytes()
+        assert frames.frames_of(whole) == frames.payloads(LAST_PARTS)
+        for options in states:
+            for garbage in (b"", b"half a frame" * 5000):
+                out.write_bytes(whole[: options["size"]] + garbage)
+                options["inode"] = out.stat().st_ino
+                again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
+                await again.deliver()
+                assert out.read_bytes() == whole
+
+    async def test_of_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        """Its places mean nothing any more: the last seconds are looked for again."""
+        one = opened(hub, OPEN)
+        sink = FileSink(hub, one_stream(one), out, last=LAST)
+        sink.hold()
+        saved_state = sink.options() | {"generation": one.generation}
+        place = hub.feed(one_stream(one))
+        await place.skip_to_last(LAST)
+        saved_state["cursors"] = place.cursors()
+        one.generation += 1
+        again = FileSink.restore(hub, one_stream(one), str(out), "again", saved_state)
+        await again.deliver()
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(LAST_PARTS)
 
 
 class TestMerge:

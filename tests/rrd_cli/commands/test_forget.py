@@ -6,25 +6,14 @@ import sys
 
 import pytest
 
-from rrd_cli.commands import forget
-from rrd_cli.errors import UsageError
 from tests.helpers.terminal import BASH, Shell
 
 ANSWER = {"recordings": ["app/one", "app/two"], "bytes": 1_200_000, "streams": ["s1", "s2"]}
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("30s", 30), ("30min", 1800), ("30m", 1800), ("12h", 43200), ("7d", 604800), ("2 w", 1209600), ("1.5D", 129600)],
-)
-def test_ages(text, seconds):
-    assert forget.seconds(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "7", "d", "-7d", "7y", "7d 3h"])
-def test_no_ages(text):
-    with pytest.raises(UsageError, match="not an age"):
-        forget.seconds(text)
+def test_an_age_has_a_unit(rrd):
+    assert rrd("forget", "--older-than", "7") == (
+        2, "", "error: not a length of time: 7\nhint: a number and a unit (ms, s, min, m, h, d, w): 30s\n")
 
 
 def test_what_is_asked_for(fake, rrd):

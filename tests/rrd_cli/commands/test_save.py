@@ -38,6 +38,24 @@ def test_a_live_recording(fake, rrd):
     assert (args["source"], args["force"], args["copy"], args["wait"]) == (["@live"], True, True, False)
 
 
+def test_the_last_seconds(fake, rrd):
+    fake.on("save", DONE)
+    assert rrd("save", "run.rrd", "--last", "2min") == (
+        0, "saved the newest recording app/rec to run.rrd (1,204 messages)\n", "")
+    assert fake.said("save")[0]["last"] == 120.0
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--last", "soon"], "not a length of time: soon"), (["--last", "0s"], "the last 0 seconds are nothing"),
+    (["-", "--last", "5s"], "--last is of what is there"),
+])
+def test_what_last_cannot_mean(fake, rrd, words, said):
+    code, out, err = rrd("save", "run.rrd", *words)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert fake.said("save") == []
+
+
 def test_files_into_one(fake, rrd, tmp_path):
     fake.on("save", DONE)
     for name in ("a b.rrd", "c.rrd"):
