@@ -71,7 +71,7 @@ def run(
         if words == [sources.STDIN]:
             raise UsageError("--last is of what is there, and standard input is still to come",
                              "... | rrd attach -   keeps it, then rrd save --last")
-        args["last"] = times.seconds(last)
+        args |= {"last": times.seconds(last), "wait": True}
         if not args["last"]:
             raise UsageError("the last 0 seconds are nothing", "for example --last 30s")
     with Client() as client, render.Progress(f"saving {os.path.basename(path)}") as progress:

@@ -154,6 +154,34 @@ def test_late_save(daemon: Home, command: list[str], verify) -> None:
     assert rows(daemon.path / "late.rrd") == list(range(100))
 
 
+def test_the_last_seconds(daemon: Home, command: list[str], verify) -> None:
+    """A program that notices something saves what led to it, what it has only just logged included, and goes on."""
+    event = daemon.path / "event.rrd"
+
+    def saved() -> bool:
+        return {sink["state"] for sink in daemon.status()["sinks"] if sink["target"] == str(event)} == {"complete"}
+
+    with Driver(daemon, command) as program:
+        program.ok("attach")
+        program.ok("log 10")
+        program.ok("flush")
+        time.sleep(4)
+        program.ok("log 10")
+        _, sink, _ = program.ok("save event.rrd last=3")
+        assert sink != "-"
+        wait_for(saved, "the file")
+        program.ok("log 10")
+        program.ok("flush")
+        assert program.ask("save event.rrd last=3").startswith("error exists ")
+        verify(event)
+        assert rows(event) == list(range(10, 20))
+        program.ok("save event.rrd last=100 force")
+        program.finish()
+    wait_for(lambda: not daemon.status()["streams"] and saved(), "the end")
+    verify(event)
+    assert rows(event) == list(range(30))
+
+
 def test_two_outputs(daemon: Home, command: list[str], verify) -> None:
     """A second output is added; one that is detached is complete, while the other goes on; no file is overwritten."""
     first, second = daemon.path / "first.rrd", daemon.path / "second.rrd"

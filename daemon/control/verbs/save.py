@@ -41,11 +41,11 @@ async def run(call: Call) -> Message:
     if not path.is_absolute():
         raise VerbError("usage", f"save: path must be absolute, found {path}")
     force, copy, wait = call.flag("force"), call.flag("copy"), call.flag("wait")
-    last = call.number("last") or 0.0
-    if not 0 <= last <= MAX_LAST_S:
+    last = call.number("last")
+    if last is not None and not 0 < last <= MAX_LAST_S:
         raise VerbError("usage", f"save: last is {last:g}", "it is a number of seconds above 0")
     selection, chose = await select(call)
-    sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last)
+    sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last or 0.0)
     _refuse(call, path, selection)
     try:
         call.daemon.sinks.add(sink)
@@ -55,7 +55,7 @@ async def run(call: Call) -> Message:
         raise VerbError("failed", f"directory does not exist: {path.parent}", f"mkdir -p {path.parent}") from None
     except OSError as error:
         raise VerbError("failed", describe(error) if error.filename else f"{describe(error)}: {path}") from error
-    ended = last > 0 or (not selection.open_ended and all(stream.complete for stream in sink.feed.streams()))
+    ended = not selection.open_ended and all(stream.complete for stream in sink.feed.streams())
     if wait or ended:
         await _follow(call, sink)
     else:

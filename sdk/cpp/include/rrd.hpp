@@ -153,6 +153,9 @@ namespace rrd {
         bool force = false;
         /// Make an independent file, even where a hard link to the daemon's log would do.
         bool copy = false;
+        /// Seconds: only what was logged in the last so many until now, with what has no time of before; the file is
+        /// complete within moments, and does not grow. 0: everything.
+        double last = 0;
     };
 
     /// What `spawn` starts: the daemon finds a viewer that is running, or starts the installed one.
@@ -1768,13 +1771,24 @@ namespace rrd {
         return Output{stream.value ? stream.value->id : "", "", ""};
     }
 
+    template <typename Rec>
+    Error flush(const Rec& rec, bool durable = false);
+
     /// Write a recording to a file: everything since it began, until it ends or is detached. Code "exists": there is a
     /// file already.
     template <typename Rec>
     Result<Output> save(const Rec& rec, std::string_view path, const SaveOptions& options = {}) {
-        return detail::add(
-            rec, "save", {{"path", detail::absolute(path)}, {"force", options.force}, {"copy", options.copy}}
-        );
+        control::Json args = {{"path", detail::absolute(path)}, {"force", options.force}, {"copy", options.copy}};
+        if (options.last != 0) {
+            if (const auto attached = attach(rec); attached.is_err()) {
+                return attached.error;
+            }
+            if (Error error = flush(rec); error.is_err()) { // what is on its way is the newest
+                return error;
+            }
+            args["last"] = options.last;
+        }
+        return detail::add(rec, "save", std::move(args));
     }
 
     /// Show a recording in a viewer: one that is running, else a new one.
@@ -1831,7 +1845,7 @@ namespace rrd {
     /// Return when all that was logged before is in the daemon's log; if durable, in the files, too, fsynced.
     /// Without a daemon it returns at once.
     template <typename Rec>
-    Error flush(const Rec& rec, bool durable = false) {
+    Error flush(const Rec& rec, bool durable) {
         auto& link = detail::Link::get();
         const auto key = RecordingTraits<Rec>::identity(rec).key;
         if (key.empty() || link.streams().empty()) {
@@ -1973,7 +1987,7 @@ namespace rrd {
                 });
             }
             for (const auto& path : save) {
-                todo.emplace_back([&] { return rrd::save(rec, path, {force, false}); });
+                todo.emplace_back([&] { return rrd::save(rec, path, {force, false, 0}); });
             }
             if (todo.empty()) {
                 todo.emplace_back([&] { return rrd::attach(rec); });

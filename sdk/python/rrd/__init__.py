@@ -152,11 +152,12 @@ def save(
     *,
     force: bool = False,
     copy: bool = False,
+    last: float | None = None,
 ) -> Sink:
     """Write a recording to a file: everything since it was attached, and what the SDK still held then.
 
     A second call adds a file; the first goes on. The file is complete (with footer) within moments of the recording's
-    end, however the program ended.
+    end, however the program ended; with `last`, within moments of this call.
 
     Args:
         path: The file; relative to the current directory.
@@ -164,6 +165,7 @@ def save(
         recording: Which; by default the active one.
         force: Replace an existing file.
         copy: Make an independent file also where a hard link to the daemon's log would do.
+        last: Only what was logged in the last so many seconds until now, with what has no time of before.
 
     Raises:
         Error: the file exists (code "exists"), or cannot be written.
@@ -175,12 +177,16 @@ def save(
     if not found:
         return Sink("", target)
     session, stream = found
+    args: dict[str, Any] = {"path": target, "force": force, "copy": copy}
+    if last is not None:
+        flush(recording=recording)  # what is on its way is the newest
+        args["last"] = last
     try:
-        answer = _say(session, "save", {"path": target, "force": force, "copy": copy}, stream)
+        answer = _say(session, "save", args, stream)
     except Error as error:
         if error.code == "exists":
             # The same call again (a notebook's cell, an answer that was lost), or somebody else's file?
-            sink_id = session.own_sink(stream, target)
+            sink_id = session.own_sink(stream, target) if last is None else ""
             if sink_id:
                 stream.sinks[target] = sink_id
                 return Sink(sink_id, target)

@@ -99,6 +99,9 @@ pub struct SaveOptions {
     pub force: bool,
     /// Make an independent file, even where a hard link to the daemon's log would do.
     pub copy: bool,
+    /// Only what was logged in the last so long until now, with what has no time of before: the file is complete within
+    /// moments, and does not grow.
+    pub last: Option<Duration>,
 }
 
 /// What [`spawn_with`] starts. All optional: the daemon finds a viewer that is running, or starts the installed one.
@@ -163,8 +166,17 @@ pub fn save_with(rec: &impl Recording, path: impl AsRef<Path>, options: SaveOpti
         message: format!("the file's name is not UTF-8: {}", Path::new(&path).display()),
         hint: String::new(),
     })?;
+    if options.last.is_some() {
+        attach(rec)?;
+        flush(rec, Durable::No)?; // what is on its way is the newest
+    }
     add(rec, Latency::File, "save", |stream| {
-        Map::new().with("path", path).with("stream", stream).with("force", options.force).with("copy", options.copy)
+        Map::new()
+            .with("path", path)
+            .with("stream", stream)
+            .with("force", options.force)
+            .with("copy", options.copy)
+            .with_some("last", options.last.map(|last| last.as_secs_f64()))
     })
 }
 

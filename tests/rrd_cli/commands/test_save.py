@@ -42,7 +42,8 @@ def test_the_last_seconds(fake, rrd):
     fake.on("save", DONE)
     assert rrd("save", "run.rrd", "--last", "2min") == (
         0, "saved the newest recording app/rec to run.rrd (1,204 messages)\n", "")
-    assert fake.said("save")[0]["last"] == 120.0
+    [args] = fake.said("save")
+    assert (args["last"], args["wait"]) == (120.0, True)
 
 
 @pytest.mark.parametrize(("words", "said"), [

@@ -178,7 +178,10 @@ namespace {
         if (name == "attach") {
             return describe(rrd::attach(rec));
         } else if (name == "save") {
-            return describe(rrd::save(rec, words.at(1), {has("force"), has("copy")}));
+            const auto is_last = [](const std::string& word) { return word.rfind("last=", 0) == 0; };
+            const auto last = std::find_if(words.begin(), words.end(), is_last);
+            const double seconds = last == words.end() ? 0 : std::stod(last->substr(5));
+            return describe(rrd::save(rec, words.at(1), {has("force"), has("copy"), seconds}));
         } else if (name == "spawn") {
             rrd::SpawnOptions options;
             options.port = static_cast<uint16_t>(std::stoi(words.at(1)));

@@ -107,7 +107,9 @@ class Program:
         return f"ok {stream.id} - -" if stream.id else "buffering"
 
     def do_save(self, rec: rr.RecordingStream, path: str, *options: str) -> str:
-        return self._shown(rrd.save(path, recording=rec, force="force" in options, copy="copy" in options), "-")
+        last = next((float(option.removeprefix("last=")) for option in options if option.startswith("last=")), None)
+        force, copy = "force" in options, "copy" in options
+        return self._shown(rrd.save(path, recording=rec, force=force, copy=copy, last=last), "-")
 
     def do_spawn(self, rec: rr.RecordingStream, port: str) -> str:
         sink = rrd.spawn(recording=rec, port=int(port), headless=True)

@@ -46,14 +46,14 @@ async def test_of_what_is_live(core: Core, tmp_path: Path) -> None:
 
 
 async def test_the_last_seconds_of_what_is_live(core: Core, tmp_path: Path) -> None:
-    """It answers when they are in the file."""
+    """They are in the file in a moment, whatever goes on."""
     opened(core.hub, stream(*numbered(0), *(arrow(made=float(second)) for second in range(10))))
     for last, count in ((2.5, 3), (1000, 10)):
-        answer = await core.say("save", path=str(tmp_path / f"{count}.rrd"), last=last)
+        answer = await core.say("save", path=str(tmp_path / f"{count}.rrd"), last=last, wait=True)
         assert (answer["complete"], answer["sink"]["state"]) == (True, "complete")
         assert answer["sink"]["delivered_messages"] == 1 + count
         assert len(frames.frames_of((tmp_path / f"{count}.rrd").read_bytes())) == 1 + count
-    for last in (-1, 1e12, float("nan")):
+    for last in (0, -1, 1e12, float("nan")):
         code, message, _ = await core.refused("save", path=str(tmp_path / "x.rrd"), last=last)
         assert (code, message[:14]) == ("usage", "save: last is ")
     assert not (tmp_path / "x.rrd").exists()

@@ -5,7 +5,7 @@
 //! log N [PAUSE_US]   log N more rows, with a pause after each          ok
 //! threads N COUNT    log COUNT more rows in each of N threads          ok
 //! attach             the daemon's part                                 ok STREAM SINK URL | buffering
-//! save PATH [force] [copy] · spawn PORT · connect URL · serve          (likewise; "-" where there is none)
+//! save PATH [force] [copy] [last=S] · spawn PORT · connect URL · serve (likewise; "-" where there is none)
 //! crowd N            save crowd-I.rrd in N threads at once             ok STREAM
 //! stdout · flush · durable · detach SINK                               ok
 //! disconnect         what the SDK calls so                             ok
@@ -94,7 +94,9 @@ impl Program {
             ["attach"] => rrd::attach(rec)?,
             ["save", path, options @ ..] => {
                 let (force, copy) = (options.contains(&"force"), options.contains(&"copy"));
-                rrd::save_with(rec, path, rrd::SaveOptions { force, copy })?
+                let last = options.iter().find_map(|option| option.strip_prefix("last="));
+                let last = last.map(str::parse).transpose()?.map(Duration::from_secs_f64);
+                rrd::save_with(rec, path, rrd::SaveOptions { force, copy, last })?
             }
             ["crowd", number] => {
                 return together(number.parse()?, |number| {
