@@ -47,6 +47,8 @@ async def run(call: Call) -> Message:
     selection, chose = await select(call)
     sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last or 0.0)
     _refuse(call, path, selection)
+    if last and not sink.feed.streams():
+        raise VerbError("not-found", "nothing is live", "of what has ended: @latest, @all, or a recording's id")
     try:
         call.daemon.sinks.add(sink)
     except FileExistsError:
