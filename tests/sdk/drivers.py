@@ -129,8 +129,18 @@ def _rust() -> Path:
     with _alone(target.name):
         packages = [argument for name in ("rrd", "rrd-tests", "rerun_c") for argument in ("-p", name)]
         locked = ["--locked"] if workspace.is_relative_to(ROOT) else []
+        _forget_other_checkouts(workspace, target)
         run_cargo("build", "--ignore-rust-version", *locked, *packages, target=target, cwd=workspace)
     return target / "debug"
+
+
+def _forget_other_checkouts(workspace: Path, target: Path) -> None:
+    """Build anew what is ours if another checkout's lies there: cargo tells them apart by nothing but file times."""
+    stamp = target / "checkout"
+    if not stamp.exists() or stamp.read_text() != str(ROOT):
+        target.mkdir(parents=True, exist_ok=True)
+        run_cargo("clean", "-p", "rrd", "-p", "rrd-tests", target=target, cwd=workspace)
+        stamp.write_text(str(ROOT))
 
 
 def _for_old_rerun(copy: Path) -> Path:
