@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import trio
 
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
     from daemon.hub import Hub
 
 T = TypeVar("T")
-Args = TypeVarTuple("Args")
 
 HOLD_S = 0.005
 """How long the event loop is held to walk a log, seconds: frames that a selection leaves out are many, or cold."""
+SLICE_S = 0.1
+"""How long a thread walks a log before it asks whether it should, seconds."""
 LONG = 4 << 20
 """Logs shorter than this are delivered before anyone could see in which order."""
 
@@ -108,6 +110,20 @@ class CursorState(NamedTuple):
     bytes: int = 0
     generation: int = 0
     skipped: int = 0
+
+
+class Window(NamedTuple):
+    """A part of a log: what was made since then, and lay before that place.
+
+    Attributes:
+        generation: Which writing of the log `end` belongs to.
+        end: Bytes.
+        since: Unix nanoseconds by the program's clock; None where no chunk tells, which is everything.
+    """
+
+    generation: int
+    end: int
+    since: int | None
 
 
 class Cursor:
@@ -446,19 +462,45 @@ class Feed:
         self.skipped_messages += skipped
         return skipped
 
-    async def skip_to_last(self, seconds: float) -> None:
-        """Move every cursor to the first chunk that was made within so many seconds before the newest one of them all;
-        what is pinned before is delivered first, what comes after in its order. By the clocks of the programs.
+    async def last_seconds(self, seconds: float) -> dict[str, Window]:
+        """What was made last, of all that is in the logs at this moment; for `skip_to`.
+
+        Counted back from a log's own newest chunk: no two programs need agree on the time, since the clock of chunk ids
+        is set when its program starts, and stands while the machine sleeps. A log that ended before others did, by the
+        time of this machine, has so much less of them.
+
+        Args:
+            seconds: How many.
 
         Raises:
             OSError: a log cannot be read.
         """
-        streams = list(self.streams())
-        made = [when for stream in streams if (when := await self._newest(stream)) is not None]
-        if made:
-            since = max(made) - int(seconds * 1e9)
-            for stream in streams:
-                await self._pass(stream, since)
+        now = time.time()
+        logs = [(stream, stream.generation, stream.data_end, stream.ended_at or now) for stream in self.streams()]
+        latest = max((over for *_, over in logs), default=now)
+        windows = {}
+        for stream, generation, end, over in logs:
+            made = await self._look(stream, partial(newest, end=end, wanted=self.selection.stores(stream)))
+            since = None if made is None else made - int((seconds - (latest - over)) * 1e9)
+            windows[stream.id] = Window(generation, end, since)
+        return windows
+
+    async def skip_to(self, windows: Mapping[str, Window]) -> int:
+        """Move every cursor to where its window begins; what is pinned before is delivered first.
+
+        Returns:
+            The number of messages skipped.
+
+        Raises:
+            OSError: a log cannot be read.
+        """
+        skipped = 0
+        for stream in list(self.streams()):
+            window = windows.get(stream.id)
+            if window is not None and window.since is not None:
+                _, found = await self._pass(stream, window)
+                skipped += found.messages - len(found.pinned)
+        return skipped
 
     async def newest_first(self) -> None:
         """Deliver from now on what is pinned, then what comes, and, while nothing comes, what was there: from its
@@ -475,11 +517,11 @@ class Feed:
                 self._history[stream.id] = _History(
                     state.generation, found.blocks, found.position, pinned, found.messages - len(pinned), left)
 
-    async def _pass(self, stream: Stream, since: int | None = None) -> tuple[CursorState, Skimmed]:
-        """Move a cursor to the end of its log, or to what was made since then; what is pinned comes next, after what
-        still is to from before.
+    async def _pass(self, stream: Stream, window: Window | None = None) -> tuple[CursorState, Skimmed]:
+        """Move a cursor to the end of its log, or to where a window begins; what is pinned comes next, after what still
+        is to from before.
         """
-        state, found = await self._skim(stream, since)
+        state, found = await self._skim(stream, window)
         start: int = state.position
         frames: list[Frame] | None = found.pinned
         left = self._first.pop(stream.id, None)
@@ -504,13 +546,18 @@ class Feed:
                 if found.pinned:
                     self._first[stream.id] = _Pinned(state.generation, found.pinned)
 
-    async def _skim(self, stream: Stream, since: int | None = None) -> tuple[CursorState, Skimmed]:
-        """See what lies between cursor and end, or what was made since then; returns where the cursor stood, too."""
+    async def _skim(self, stream: Stream, window: Window | None = None) -> tuple[CursorState, Skimmed]:
+        """See what lies between cursor and end, or before a window; returns where the cursor stood, too."""
         while True:
             cursor = self._cursor(stream)
             cursor.refresh()
             state = cursor.state
-            found = await self._see(stream, state.position, stream.data_end, since)
+            end, since = stream.data_end, None
+            if window is not None:
+                since = window.since
+                if window.generation == state.generation:
+                    end = window.end
+            found = await self._see(stream, state.position, end, since)
             if stream.generation == state.generation:
                 return state, found
 
@@ -525,19 +572,30 @@ class Feed:
             pinned.frames = frames
 
     async def _see(self, stream: Stream, start: int, end: int, since: int | None = None) -> Skimmed:
-        """See in a thread what lies between two places of a log."""
-        return await self._look(stream, skim, start, end, self.selection.stores(stream), since)
+        """See what lies between two places of a log."""
+        wanted = self.selection.stores(stream)
+        return await self._look(stream, partial(skim, position=start, end=end, wanted=wanted, since=since))
 
-    async def _newest(self, stream: Stream) -> int | None:
-        """When the newest selected chunk of a log was made, Unix nanoseconds."""
-        return await self._look(stream, newest, 0, stream.data_end, self.selection.stores(stream))
-
-    async def _look(self, stream: Stream, look: Callable[[int, *Args], T], *args: *Args) -> T:
-        """Look at a log in a thread: `look` gets its descriptor and `args`."""
+    async def _look(self, stream: Stream, walk: Callable[[int], Generator[None, None, T]]) -> T:
+        """Walk a log in a thread, as long as nobody wants anything else of this task."""
         fd = os.dup(stream.fd())  # the stream may be completed, and closed, meanwhile
         try:
-            return await trio.to_thread.run_sync(look, fd, *args)
+            steps = walk(fd)
+            while (found := await trio.to_thread.run_sync(_some, steps)) is None:
+                pass
+            return found[0]
         except FormatError as error:
             raise OSError(errno.EIO, f"log is damaged: {error}", os.fspath(stream.path)) from error
         finally:
             os.close(fd)
+
+
+def _some(steps: Generator[None, None, T]) -> tuple[T] | None:
+    """A part of a walk, SLICE_S long: a thread cannot be stopped. Returns what it found at its end."""
+    until = time.monotonic() + SLICE_S
+    while time.monotonic() < until:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return (end.value,)
+    return None

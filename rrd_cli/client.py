@@ -157,6 +157,7 @@ class Client:
         deadline = time.monotonic() + PATIENCE
         while True:
             self.connect()
+            begun = time.monotonic()
             try:
                 return self._exchange(verb, args or {}, fds, timeout, on_progress)
             except control.VerbError as error:
@@ -174,6 +175,8 @@ class Client:
                     raise LostError(
                         f"the daemon went away before it answered to `{verb}`", "see what was done: rrd status"
                     ) from None
+                if time.monotonic() - begun > PATIENCE:  # it lived long enough to be worth as much again
+                    deadline = time.monotonic() + PATIENCE
                 if time.monotonic() > deadline:
                     raise _keeps_dying() from None
             except KeyboardInterrupt:

@@ -27,7 +27,7 @@ from typing import Any
 import trio
 
 from daemon.completing import fsync_path
-from daemon.feed import CursorState
+from daemon.feed import Batch, CursorState, Window
 from daemon.hub import Hub
 from daemon.paths import beside
 from daemon.selection import Selection
@@ -51,7 +51,7 @@ class FileSink(Sink):
         copy: Never a hard link.
         force: Replace a file that is there.
         last: Only what was made in the last so many seconds, with what is pinned of before, and only what is there now.
-            0 is everything, and on until it ends.
+            0 is everything, and on until it ends. What that is is found once, and stays, whatever the file waits for.
     """
 
     kind = "file"
@@ -76,6 +76,10 @@ class FileSink(Sink):
         self.beside_inode = 0
         self.ending = False
         """What lies behind `size` may be a footer."""
+        self.windows: dict[str, Window] = {}
+        """Of each log, what belongs to the last seconds; empty until that was looked for."""
+        self.left_out = 0
+        """Messages that lie before the cursors and are not of the last seconds."""
         self._cursors: dict[str, CursorState] = {}
         self._delivered = 0
         self._under_way = (0, 0)
@@ -244,7 +248,8 @@ class FileSink(Sink):
         """See Sink."""
         return {"copy": self.copy, "force": self.force, "mode": self.mode, "size": self.size, "inode": self.inode,
                 "generation": self.generation, "cursors": self._cursors, "beside": self.beside,
-                "beside_inode": self.beside_inode, "ending": self.ending, "last": self.last}
+                "beside_inode": self.beside_inode, "ending": self.ending, "last": self.last,
+                "windows": self.windows, "left_out": self.left_out}
 
     @classmethod
     def restore(cls, hub: Hub, selection: Selection, target: str, id: str,  # noqa: A002
@@ -257,6 +262,8 @@ class FileSink(Sink):
         sink.beside, sink.beside_inode = str(options.get("beside", "")), int(options.get("beside_inode", 0))
         sink.ending = bool(options.get("ending"))
         sink._cursors = {name: CursorState(*state) for name, state in options["cursors"].items()}
+        sink.windows = {name: Window(*window) for name, window in options.get("windows", {}).items()}
+        sink.left_out = int(options.get("left_out", 0))
         return sink
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -443,6 +450,7 @@ class FileSink(Sink):
         Args:
             once: Only what is there now, however fast more comes.
         """
+        await self._look_back()
         ends = self._ends()
         target = self._open_target()
         try:
@@ -460,15 +468,17 @@ class FileSink(Sink):
                     target = self._reopen(target)
                     await self._seek({})
                     ends = self._ends()
-                batch = await self.feed.take(STEP)
+                batch = None if once and self._has_read(ends) else await self.feed.take(STEP)
                 if batch is not None:
+                    if self.last:
+                        self._cut(batch, ends.get(batch.stream.id, 0))
                     self._under_way = (len(batch.frames), batch.size)
                     self._write_header(target, batch.stream)
                     self.size += await self._aside.run(partial(write_batch, batch, target, self.size))
                     self._cursors, self._under_way = self.feed.cursors(), (0, 0)
                     with contextlib.suppress(OSError):  # then the next daemon does this step again, from where it began
                         self.saved()
-                enough = batch is None or self.feed.caught_up or (once and self._has_read(ends))
+                enough = batch is None or self.feed.caught_up
                 if enough:
                     self._swap()
                 self.following()
@@ -489,11 +499,32 @@ class FileSink(Sink):
         finally:
             os.close(target)
 
+    async def _look_back(self) -> None:
+        """Find out what the last seconds are."""
+        if self.last and not self.windows:
+            self.windows = await self.feed.last_seconds(self.last)
+            with contextlib.suppress(OSError):
+                self.saved()
+        if self.last and any(state.skipped for state in self._cursors.values()):
+            self._cursors, self.size = {}, 0  # how much of what is pinned is in the file, nobody knows
+
     async def _seek(self, cursors: dict[str, CursorState]) -> None:
         """Have the feed go on at `cursors`; without any, begin."""
         self.feed.seek(cursors)
-        if self.last and not cursors:
-            await self.feed.skip_to_last(self.last)
+        if not self.last:
+            return
+        if cursors:
+            self.feed.delivered_messages -= self.left_out
+        else:
+            self.left_out = await self.feed.skip_to(self.windows)
+            self._cursors = self.feed.cursors()
+
+    def _cut(self, batch: Batch, end: int) -> None:
+        """Leave out what came later than what belongs to the last seconds."""
+        kept = [frame for frame in batch.frames if frame.end <= end]
+        self.left_out += len(batch.frames) - len(kept)
+        self.feed.delivered_messages -= len(batch.frames) - len(kept)
+        batch.frames = kept
 
     def _written_anew(self) -> bool:
         """A log that this merge has read from is another file now, so that nobody knows what of it was read."""
@@ -636,8 +667,12 @@ class FileSink(Sink):
         return self._has_read(wanted)
 
     def _ends(self) -> dict[str, int]:
-        """Where what is in the logs now ends."""
-        return {stream.id: stream.data_end for stream in self.feed.streams()}
+        """Where what is in the logs now ends; what is to be in the file, if that is the last seconds."""
+        ends = {stream.id: stream.data_end for stream in self.feed.streams()}
+        for name, window in self.windows.items():
+            if name in ends and self.hub.streams[name].generation == window.generation:
+                ends[name] = window.end
+        return ends
 
     def _has_read(self, ends: Mapping[str, int]) -> bool:
         """What a merge has written goes so far."""
@@ -668,6 +703,8 @@ class FileSink(Sink):
         """See Sink; with `mode` and `bytes`."""
         found = super().status()
         found["mode"] = self.mode
+        if self.last:
+            found["last"] = self.last
         problem = ""
         try:
             there = os.stat(self.path, follow_symlinks=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections import deque
+from collections.abc import Generator
 from typing import NamedTuple
 
 import lz4.block
@@ -60,8 +61,14 @@ class Skimmed(NamedTuple):
     blocks: list[int]
 
 
-def skim(fd: int, position: int, end: int, wanted: set[bytes] | None, since: int | None = None) -> Skimmed:
-    """Walk a log and pick the pinned frames.
+STEP_FRAMES = 500
+"""Frames that a walk passes between two yields: a few milliseconds."""
+
+
+def skim(
+    fd: int, position: int, end: int, wanted: set[bytes] | None, since: int | None = None
+) -> Generator[None, None, Skimmed]:
+    """Walk a log and pick the pinned frames, a few frames at each step.
 
     Args:
         fd: The log.
@@ -79,7 +86,9 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None, since: int
     messages = size = inside = 0
     blocks = [position]
     blueprints: dict[bytes | None, bool] = {}
-    for frame in scanner.frames(end):
+    for number, frame in enumerate(scanner.frames(end), 1):
+        if number % STEP_FRAMES == 0:
+            yield
         if (frame.end - blocks[-1] > BLOCK or inside == BLOCK_FRAMES) and frame.start > blocks[-1]:
             blocks.append(frame.start)
             inside = 0
@@ -101,8 +110,8 @@ def skim(fd: int, position: int, end: int, wanted: set[bytes] | None, since: int
     return Skimmed(kept, messages, size, scanner.position, blocks)
 
 
-def newest(fd: int, position: int, end: int, wanted: set[bytes] | None) -> int | None:
-    """When the newest frame that is not pinned was made; of the last NEWEST ones.
+def newest(fd: int, end: int, wanted: set[bytes] | None) -> Generator[None, None, int | None]:
+    """Walk a log and see when its newest chunk was made; of the last NEWEST ones.
 
     Returns:
         Unix nanoseconds of the clock of the program; None if there is none, or none says.
@@ -110,14 +119,13 @@ def newest(fd: int, position: int, end: int, wanted: set[bytes] | None) -> int |
     Raises:
         OSError, FormatError: as in `skim`.
     """
-    last = deque(
-        (frame for frame in Scanner(fd, position).frames(end)
-         if frame.kind == Kind.ARROW and (wanted is None or frame.store in wanted)),
-        maxlen=NEWEST,
-    )
-    blueprints = {store: _is_blueprint(store) for store in {frame.store for frame in last}}
-    chunks = (_Chunk(fd, frame) for frame in last if not blueprints[frame.store])
-    return max((made for chunk in chunks if not chunk.is_static and (made := chunk.made_at) is not None), default=None)
+    last: deque[Frame] = deque(maxlen=NEWEST)
+    for number, frame in enumerate(Scanner(fd).frames(end), 1):
+        if number % STEP_FRAMES == 0:
+            yield
+        if frame.kind == Kind.ARROW and (wanted is None or frame.store in wanted):
+            last.append(frame)
+    return max((made for frame in last if (made := _Chunk(fd, frame).made_at) is not None), default=None)
 
 
 def _is_blueprint(raw: bytes | None) -> bool:

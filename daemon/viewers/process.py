@@ -242,21 +242,24 @@ async def start(executable: Executable, wish: Wish, environment: Mapping[str, st
     log.info("started %s on port %d (pid %d)", executable.path, port, process.pid)
     trio.lowlevel.spawn_system_task(_reap, process)
     address = Address(HOST, port)
-    with trio.move_on_after(START_S):
+    answer: Answer | None = None
+    with trio.move_on_after(START_S) as scope:
         answer = await _until_up(process, address)
-        if answer is not None:
-            owner = await trio.to_thread.run_sync(listener, port)
-            if owner is not None and not await trio.to_thread.run_sync(descends, owner.pid, process.pid):
-                raise StartFailed(f"port {port} was taken meanwhile by {owner.describe()}", "say it again")
-            owner = owner or await trio.to_thread.run_sync(owner_of, process.pid)
-            if owner is not None and await settles(owner):
-                version = answer.version or executable.version
-                return Viewer(address, owner.pid, owner.started, executable.path, version, str(path))
-        while process.poll() is None:  # noqa: ASYNC110 - a launcher whose child has ended; _reap may be first
-            await trio.sleep(POLL_S)
-        raise StartFailed(*_epitaph(process, executable, path))
-    raise StartFailed(f"{executable.path} does not answer on port {port} after {START_S:g} s"
-                      f"{_said(path)}", f"it still runs as pid {process.pid}")
+    if scope.cancelled_caught:
+        raise StartFailed(f"{executable.path} does not answer on port {port} after {START_S:g} s"
+                          f"{_said(path)}", f"it still runs as pid {process.pid}")
+    if answer is not None:
+        owner = await trio.to_thread.run_sync(listener, port)
+        if owner is not None and not await trio.to_thread.run_sync(descends, owner.pid, process.pid):
+            raise StartFailed(f"port {port} was taken meanwhile by {owner.describe()}", "say it again")
+        owner = owner or await trio.to_thread.run_sync(owner_of, process.pid)
+        if owner is not None and await settles(owner):
+            version = answer.version or executable.version
+            return Viewer(address, owner.pid, owner.started, executable.path, version, str(path))
+        with trio.move_on_after(SETTLING_S):
+            while process.poll() is None:  # noqa: ASYNC110 - a launcher whose child has ended; _reap may be first
+                await trio.sleep(POLL_S)
+    raise StartFailed(*_epitaph(process, executable, path))
 
 
 def _launch(argv: Sequence[str], output: int, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -373,7 +376,7 @@ def _scope(port: int, environment: Mapping[str, str]) -> list[str]:
 
 def _epitaph(process: subprocess.Popen[bytes], executable: Executable, path: Path) -> tuple[str, str]:
     status = process.poll()
-    how = f"on signal {-status}" if status is not None and status < 0 else f"with status {status}"
+    how = "" if status is None else f" on signal {-status}" if status < 0 else f" with status {status}"
     said = _said(path)
     hint = "its output is in " + str(path)
     lowered = said.lower()
@@ -383,7 +386,7 @@ def _epitaph(process: subprocess.Popen[bytes], executable: Executable, path: Pat
         hint = "there is no display: use `rrd serve` for a browser, or --headless"
     elif "shared libraries" in lowered:
         hint = "a library is missing on this machine"
-    return f"the viewer ended {how}: {executable.path}{said}", hint
+    return f"the viewer ended{how}: {executable.path}{said}", hint
 
 
 def _said(path: Path) -> str:

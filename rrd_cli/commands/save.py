@@ -61,8 +61,8 @@ def run(
     it in place, as `rr.save(OUT)` does, changes the log and other files of that recording, too. --copy makes it
     independent.
 
-    --last saves what is there now of the time before the newest message, with the static data, blueprints and
-    properties of before, and returns; chunks are saved whole. A time is when the program made a message.
+    --last saves what is there now of the time before a program's newest message, with the static data, blueprints and
+    properties of before, and returns. Chunks are saved whole; the time is that at which the program made them.
     """
     path = sources.target(out)
     words = sources.resolve(source or ())

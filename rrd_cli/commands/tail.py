@@ -12,7 +12,7 @@ import typer
 
 from daemon.wire.control import VerbError
 from rrd_cli import render, sources, tailing
-from rrd_cli.client import REPLY_DEADLINE, Client, LostError
+from rrd_cli.client import Client, LostError
 from rrd_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _tail_recordings(client: Client, source: Sequence[str], follow: bool, count:
     said: list[str] = []
     args = {"source": list(source), "first": follow}
     # Asked once, @live means all that begins from then on: nothing is too short to be seen.
-    logs = client.call("tail", args, timeout=None if follow else REPLY_DEADLINE, on_progress=waiting)["logs"]
+    logs = client.call("tail", args, on_progress=waiting)["logs"]
     if not logs:
         raise CliError("nothing is live", "-f waits for a program; what has ended: rrd tail @latest")
     verbatim = len(logs) == 1 and count is None and bool(logs[0]["whole"]) and LIVE not in source

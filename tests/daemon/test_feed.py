@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -10,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from daemon import feed as feed_module
 from daemon.feed import Batch, Feed
 from daemon.hub import Hub
 from daemon.selection import Selection
@@ -161,41 +163,86 @@ async def test_what_is_pinned_in_a_log_that_is_gone_is_not_waited_for(hub: Hub) 
 
 @pytest.mark.parametrize(("seconds", "left"), [(0.5, 1), (1.0, 2), (3.5, 4), (100.0, 5)])
 async def test_the_last_seconds(hub: Hub, seconds: float, left: int) -> None:
-    """Counted back from the newest message of all; what is pinned before is delivered first, later it has its place."""
+    """Counted back from the newest message; what is pinned before is delivered first, later it has its place."""
     chunks = [arrow(made=1000.0 + number, body=bytes([number])) for number in range(5)]
     early, late = arrow(made=900.0, static=True), arrow(made=1004.0, static=True)
     one = opened(hub, stream(store_info(), early, *chunks, late))
-    others = [store_info("other"), arrow("other", made=500.0), arrow("other", made=1.0, static=True)]
-    old = await ended(hub, stream(*others))
-    feed = hub.feed(whole(one, old))
-    await feed.skip_to_last(seconds)
+    feed = hub.feed(whole(one))
+    assert await feed.skip_to(await feed.last_seconds(seconds)) == 5 - left
     assert not feed.caught_up
-    found = await taken(feed)
-    mine = frames.payloads([store_info(), early, *chunks[5 - left :], late])
-    assert [frame for frame in found if frame in mine] == mine
-    rest = frames.payloads([others[0], others[2]])
-    assert [frame for frame in found if frame not in mine] == rest
+    assert await taken(feed) == frames.payloads([store_info(), early, *chunks[5 - left :], late])
     assert feed.lag() == (0, 0)
     later = arrow(made=1005.0)
     append(hub, one, later)
     assert await taken(feed) == frames.payloads([later])
 
 
+async def last(feed: Feed, seconds: float) -> list[tuple[int, bytes]]:
+    await feed.skip_to(await feed.last_seconds(seconds))
+    return await taken(feed)
+
+
 async def test_the_last_seconds_of_what_is_selected(hub: Hub) -> None:
     one = opened(hub, stream(*numbered(0, "a"), *numbered(0, "b"), arrow("a", made=10.0), arrow("a", made=20.0),
                              arrow("b", made=50.0)))
     feed = hub.feed(Selection("a", recordings=frozenset([RecordingKey("app", "a")])))
-    await feed.skip_to_last(5.0)
-    assert await taken(feed) == frames.payloads([store_info("a"), arrow("a", made=20.0)])
+    assert await last(feed, 5.0) == frames.payloads([store_info("a"), arrow("a", made=20.0)])
     assert one.messages == 5
 
 
 async def test_the_last_seconds_where_nothing_has_a_time(hub: Hub) -> None:
     """Better all than nothing."""
     every = [store_info(), arrow(body=b"index_name"), arrow(body=b"static")]
-    feed = hub.feed(whole(opened(hub, stream(*every))))
-    await feed.skip_to_last(5.0)
-    assert await taken(feed) == frames.payloads(every)
+    assert await last(hub.feed(whole(opened(hub, stream(*every)))), 5.0) == frames.payloads(every)
+
+
+async def test_the_last_seconds_of_programs_whose_clocks_differ(hub: Hub) -> None:
+    one = opened(hub, stream(store_info("a"), *(arrow("a", made=float(time)) for time in range(10))))
+    two = opened(hub, stream(store_info("b"), *(arrow("b", made=1e6 + time) for time in range(10))))
+    mine = [store_info("a"), *(arrow("a", made=float(time)) for time in range(7, 10))]
+    theirs = [store_info("b"), *(arrow("b", made=1e6 + time) for time in range(7, 10))]
+    assert sorted(await last(hub.feed(whole(one, two)), 2.5)) == sorted(frames.payloads([*mine, *theirs]))
+
+
+async def test_who_ended_before_has_so_much_less_of_the_last_seconds(hub: Hub) -> None:
+    """By this machine's clock: one ended two seconds before the other, one an hour."""
+    ages = {"now": 0.0, "before": 2.0, "old": 3600.0}
+    streams = []
+    for name, age in ages.items():
+        one = await ended(hub, stream(store_info(name), *(arrow(name, made=float(time)) for time in range(10))))
+        one.meta.ended_at = 1_000_000 - age
+        streams.append(one)
+    left = {"now": range(4, 10), "before": range(6, 10), "old": range(0)}
+    wanted = [part for name, times in left.items() for part in
+              (store_info(name), *(arrow(name, made=float(time)) for time in times))]
+    assert sorted(await last(hub.feed(whole(*streams)), 5.5)) == sorted(frames.payloads(wanted))
+
+
+async def test_the_last_seconds_are_those_of_one_moment(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes while a long log is walked moves nothing."""
+    one, two = (opened(hub, stream(store_info(name), *(arrow(name, made=float(time)) for time in range(10))))
+                for name in ("a", "b"))
+    ends = {each.id: each.data_end for each in (one, two)}
+    look = Feed._look
+
+    async def slow(feed: Feed, which: Stream, walk: Any) -> Any:
+        found = await look(feed, which, walk)
+        for name, each in (("a", one), ("b", two)):
+            append(hub, each, *(arrow(name, made=100.0 + time) for time in range(10)))
+        return found
+
+    monkeypatch.setattr(Feed, "_look", slow)
+    found = await hub.feed(whole(one, two)).last_seconds(2.5)
+    assert {name: window.end for name, window in found.items()} == ends
+    assert {window.since for window in found.values()} == {6_500_000_000}
+
+
+async def test_a_long_walk_can_be_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "SLICE_S", 0.0)
+    one = opened(hub, stream(store_info(), *(arrow(made=float(time)) for time in range(10))))
+    with trio.move_on_after(0.2) as scope:
+        await hub.feed(whole(one)).last_seconds(1.0)
+    assert scope.cancelled_caught
 
 
 async def test_next_waits_and_ends(hub: Hub, nursery: trio.Nursery) -> None:

@@ -376,6 +376,21 @@ class TestTailRecording:
         assert tail.returncode == 0
         assert rows(daemon.path / "out.rrd") == [0, 1, 2]
 
+    def test_waiting_outlives_the_daemon(self, daemon: Home, rrd_command: list[str]) -> None:
+        with open(daemon.path / "out.rrd", "wb") as out:
+            tail = subprocess.Popen([*rrd_command, "tail", "-f", "@live"], env=daemon.env, stdout=out,
+                                    stderr=subprocess.PIPE, text=True)
+        assert tail.stderr is not None
+        assert tail.stderr.readline() == "nothing is live: waiting for a program\n"
+        daemon.cli("daemon", "restart")
+        os.kill(daemon.daemon_pid(), signal.SIGKILL)
+        wait_for(lambda: daemon.status()["streams"] == [], "the daemon")
+        assert tail.poll() is None
+        assert run(daemon, Path(sys.executable), "rr.init('a', recording_id='r')\nrrd.attach()\nlog(0, 3)") == ""
+        assert tail.communicate(timeout=30)[1] == ""
+        assert tail.returncode == 0
+        assert rows(daemon.path / "out.rrd") == [0, 1, 2]
+
     def test_what_is_live_now_and_later(self, daemon: Home, rrd_command: list[str], verify) -> None:
         """It is there before any program and ends with the last; one ends before, one is too short to be seen."""
         python = Path(sys.executable)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daemon.wire.rrd import Kind
-from tests.conftest import NEWEST, SDKS, Home
+from tests.conftest import NEWEST, SDKS, Home, wait_for
 from tests.helpers.shim import Program, ended, entities, kinds, rows, run, warnings
 
 
@@ -81,6 +81,39 @@ log(100, 110)
     assert rows(later)[0] >= 50
     assert rows(everything) == list(range(110))
     assert all("/static" in entities(path) for path in (recent, later, everything))
+
+
+def test_the_last_seconds_are_no_output_of_the_whole(daemon: Home, newest: Path, verify) -> None:
+    """The same path again is somebody's file: a recording that was to go on is not taken for one that is done."""
+    program = Program(daemon, newest, """
+rr.init("app")
+log(0, 10)
+first = rrd.save("event.rrd", last=30)
+say("saved")
+wait_for_test()
+for last in (None, 30):
+    try:
+        rrd.save("event.rrd", last=last)
+    except rrd.Error as error:
+        assert error.code == "exists", error
+    else:
+        raise AssertionError("a file was taken for another")
+import numpy
+whole = rrd.save("event.rrd", force=True)
+assert whole.id != first.id
+assert rrd.save("event.rrd").id == whole.id, "the same call again"
+rrd.save("other.rrd", last=numpy.float32(30))
+log(10, 20)
+""")
+    with program:
+        assert program.line() == "saved"
+        wait_for(lambda: [sink["state"] for sink in daemon.status()["sinks"]] == ["complete"], "the file")
+        program.go_on()
+        assert warnings(program.finish()) == []
+    ended(daemon)
+    verify(daemon.path / "event.rrd", daemon.path / "other.rrd")
+    assert rows(daemon.path / "event.rrd") == list(range(20))
+    assert rows(daemon.path / "other.rrd") == list(range(10))
 
 
 def test_as_the_sdk_itself_writes_it(daemon: Home, python: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -153,6 +154,22 @@ def test_a_daemon_that_keeps_dying_is_given_up(fake, hangup, monkeypatch):
     with Client() as client, pytest.raises(NoDaemonError, match="keeps going away"):
         client.call("ls")
     assert len(fake.said("ls")) > 1
+
+
+def test_a_daemon_that_lived_long_is_waited_for_anew(fake, hangup, monkeypatch):
+    """What waits for hours outlives any number of restarts."""
+    monkeypatch.setattr(client_module, "PATIENCE", 0.2)
+
+    def handler(call):
+        if len(fake.said("tail")) <= 3:
+            time.sleep(0.3)
+            raise hangup
+        return {"logs": []}
+
+    fake.on("tail", handler)
+    with Client() as client:
+        assert client.call("tail", timeout=None) == {"logs": []}
+    assert fake.connections == 4
 
 
 def test_no_answer_in_time(fake):

@@ -28,7 +28,7 @@ async def run(call: Call) -> Message:
 
     Args of the verb: path (absolute); source (selectors and absolute paths of .rrd files; by default the one live
     recording, else the newest) or stream (exactly this one); force; copy; wait; last (seconds: of what is there now,
-    only what was made in so many before the newest message, with what is pinned of before).
+    only what was made in so many before its newest message, with what is pinned of before).
 
     Returns:
         sink (as in status), chose (what was taken, for people), complete, warnings (about a complete file). Answers at
@@ -47,8 +47,8 @@ async def run(call: Call) -> Message:
     selection, chose = await select(call)
     sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last or 0.0)
     _refuse(call, path, selection)
-    if last and not sink.feed.streams():
-        raise VerbError("not-found", "nothing is live", "of what has ended: @latest, @all, or a recording's id")
+    if last and not any(stream.messages for stream in sink.feed.streams()):
+        raise VerbError("not-found", "nothing was logged yet", "of what has ended: @latest, @all, or a recording's id")
     try:
         call.daemon.sinks.add(sink)
     except FileExistsError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import trio
+
 from daemon.control.server import Call
 from daemon.control.verbs.save import select
 from daemon.wire.control import Message, VerbError
@@ -11,12 +13,15 @@ from daemon.wire.control import Message, VerbError
 MOST = 4000
 """Logs that one answer has room for; whoever tails them has each of them open, and no more open files than that."""
 
+ALIVE_S = 10.0
+"""How often who waits is told that this daemon lives."""
+
 
 async def run(call: Call) -> Message:
     """Describe the logs of a selection.
 
     Args of the verb: source or stream, as in save; wait (answer only when all of them have ended); first (where nothing
-    is meant yet, as @live may, answer when something is; `waiting` is said as progress, once).
+    is meant yet, as @live may, answer when something is, and say `waiting` as progress meanwhile).
 
     Returns:
         logs: stream, path, live, whole (all of the log is selected), stores (else the raw store ids that are).
@@ -27,10 +32,11 @@ async def run(call: Call) -> Message:
     selection, chose = await select(call)
     hub = call.daemon.hub
     feed = hub.feed(selection)
-    if call.flag("first") and not feed.streams():
+    while call.flag("first") and not feed.streams():
         await call.progress({"waiting": True})
-        while not feed.streams():
-            await hub.wait_reshaped(hub.shape)
+        with trio.move_on_after(ALIVE_S):
+            while not feed.streams():
+                await hub.wait_reshaped(hub.shape)
     if len(feed.streams()) > MOST:
         raise VerbError("refused", f"{len(feed.streams())} logs are meant, at most {MOST} can be read at once",
                         "name fewer recordings, or rrd save them as one file")

@@ -154,7 +154,7 @@ namespace rrd {
         /// Make an independent file, even where a hard link to the daemon's log would do.
         bool copy = false;
         /// Seconds: only what was logged in the last so many until now, with what has no time of before; the file is
-        /// complete within moments, and does not grow. 0: everything.
+        /// complete soon, and does not grow. 0: everything.
         double last = 0;
     };
 

@@ -58,6 +58,7 @@ __all__ = [
 
 
 _DEFAULT_PORT = 9876
+_LAST_FLUSH_S = 60.0
 
 
 class Stream:
@@ -157,7 +158,7 @@ def save(
     """Write a recording to a file: everything since it was attached, and what the SDK still held then.
 
     A second call adds a file; the first goes on. The file is complete (with footer) within moments of the recording's
-    end, however the program ended; with `last`, within moments of this call.
+    end, however the program ended; with `last`, soon after this call.
 
     Args:
         path: The file; relative to the current directory.
@@ -168,7 +169,8 @@ def save(
         last: Only what was logged in the last so many seconds until now, with what has no time of before.
 
     Raises:
-        Error: the file exists (code "exists"), or cannot be written.
+        Error: the file exists (code "exists"), or cannot be written; with `last`, what was logged does not get to the
+            daemon within a minute (code "timeout").
     """
     import os
 
@@ -179,14 +181,15 @@ def save(
     session, stream = found
     args: dict[str, Any] = {"path": target, "force": force, "copy": copy}
     if last is not None:
-        flush(recording=recording)  # what is on its way is the newest
-        args["last"] = last
+        args["last"] = float(last)
+        flush(recording=recording, timeout=_LAST_FLUSH_S)  # what is on its way is the newest
     try:
         answer = _say(session, "save", args, stream)
     except Error as error:
         if error.code == "exists":
             # The same call again (a notebook's cell, an answer that was lost), or somebody else's file?
-            sink_id = session.own_sink(stream, target) if last is None else ""
+            own = last is None or error.repeated
+            sink_id = session.own_sink(stream, target, last=last is not None) if own else ""
             if sink_id:
                 stream.sinks[target] = sink_id
                 return Sink(sink_id, target)

@@ -25,6 +25,8 @@ class Error(RuntimeError):
         self.code = code
         self.message = message
         self.hint = hint
+        self.repeated = False
+        """It was said more than once: the daemon went away meanwhile, and what it refuses it may have done before."""
 
 
 class Unreachable(Exception):

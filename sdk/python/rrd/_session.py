@@ -231,7 +231,7 @@ class Session:
             Unreachable: there is no daemon, or no connection in time.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        for _ in range(10):
+        for again in range(10):
             connection = self.connected(start=True, deadline=deadline)
             left = None if timeout is None else max(0.0, deadline - time.monotonic())
             try:
@@ -241,6 +241,7 @@ class Session:
                     raise Error("failed", f"the daemon went away during {verb}", "see `rrd status`") from error
             except Error as error:
                 if error.code != "stopping":
+                    error.repeated = again > 0
                     raise
                 connection.lose()
         raise Unreachable(f"the daemon keeps going away during {verb}", "see `rrd daemon logs`")
@@ -316,14 +317,14 @@ class Session:
             self.streams.remove(stream)
         stream.close()
 
-    def own_sink(self, stream: Stream, path: str) -> str:
-        """The id of a sink that already writes this stream to this path, or empty."""
+    def own_sink(self, stream: Stream, path: str, *, last: bool) -> str:
+        """The id of a sink that already writes this stream to this path, all of it or its last seconds; or empty."""
         try:
             sinks = self.call("status", {}).get("sinks", [])
         except (Error, Unreachable):
             return ""
         for sink in sinks:
-            if sink.get("target") != path or sink.get("state") in ("failed", "detached"):
+            if sink.get("target") != path or sink.get("state") in ("failed", "detached") or ("last" in sink) != last:
                 continue
             if sink.get("id") == stream.sinks.get(path) or stream.id in str(sink.get("source", "")):
                 return str(sink.get("id", ""))

@@ -99,8 +99,8 @@ pub struct SaveOptions {
     pub force: bool,
     /// Make an independent file, even where a hard link to the daemon's log would do.
     pub copy: bool,
-    /// Only what was logged in the last so long until now, with what has no time of before: the file is complete within
-    /// moments, and does not grow.
+    /// Only what was logged in the last so long until now, with what has no time of before: the file is complete soon,
+    /// and does not grow.
     pub last: Option<Duration>,
 }
 

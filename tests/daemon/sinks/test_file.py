@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -15,7 +16,7 @@ import trio.testing
 from daemon.completing import complete_streams
 from daemon.hub import Hub
 from daemon.selection import Selection
-from daemon.sinks import file
+from daemon.sinks import file, runner
 from daemon.sinks.file import FileSink, refuse_target
 from daemon.sinks.runner import SinkSet
 from daemon.stream import RecordingKey, Stream
@@ -387,6 +388,7 @@ def held_writing(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, thre
 LAST = 3e-9
 """Seconds: chunks of tests/helpers/chunks.py are made a nanosecond after each other."""
 LAST_PARTS = [PARTS[0], *PARTS[-4:]]
+LATER = real(range(100, 110))[1:]
 
 
 class TestLast:
@@ -399,44 +401,86 @@ class TestLast:
         parse_tail(out.read_bytes()[-TAIL_SIZE:])
         assert out.stat().st_nlink == 1
         assert (sink.delivered_messages, sink.lag(), sink.last_error) == (5, (0, 0), "")
+        assert sink.status()["last"] == LAST
 
     async def test_of_whatever_is_live(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
-        """Streams that may still come are not waited for; of one that has nothing recent what is pinned is there."""
-        opened(hub, frames.header(), frames.store_info("other"), frames.arrow("other", made=1e-9))
+        """Streams that may still come are not waited for."""
+        other = [frames.store_info("other"), frames.arrow("other", made=1.0), frames.arrow("other", made=2.0)]
+        opened(hub, frames.header(), *other)
         opened(hub, OPEN)
         await done(saved(sinks, Selection("@live", live_since=0.0), out, last=LAST))
         found = frames.frames_of(out.read_bytes())
-        assert sorted(found) == sorted(frames.payloads([*LAST_PARTS, frames.store_info("other")]))
+        assert sorted(found) == sorted(frames.payloads([*LAST_PARTS, other[0], other[2]]))
 
-    async def test_killed_at_every_step(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
-        one = await ended(hub, OPEN)
-        sink = FileSink(hub, one_stream(one), out, last=LAST)
+    @pytest.mark.parametrize("step", ["write_batch", "finish"])
+    async def test_a_full_disk_does_not_move_them(
+        self, hub: Hub, sinks: SinkSet, out: Path, step: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whoever asked for what just happened gets that, however long it takes to make room."""
+        monkeypatch.setattr(runner, "BACKOFF_FIRST_S", 0.01)
+        place: Any = {"write_batch": file, "finish": hub}[step]
+        works, room = getattr(place, step), trio.Event()
+
+        def write(*args: Any) -> Any:
+            if not room.is_set():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return works(*args)
+
+        monkeypatch.setattr(place, step, write)
+        one = opened(hub, OPEN)
+        sink = saved(sinks, one_stream(one), out, last=LAST)
+        await until(sink, lambda: sink.state == "retrying")
+        append(hub, one, *LATER)
+        room.set()
+        await done(sink)
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(LAST_PARTS)
+        assert sink.delivered_messages == 5
+
+    async def test_killed_at_every_step(
+        self, hub: Hub, sinks: SinkSet, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two streams, written in small steps; more comes before the next daemon goes on."""
+        monkeypatch.setattr(file, "STEP", 100)
+        pinned = [frames.arrow("other", static=True, made=float(number), body=bytes(100)) for number in range(4)]
+        streams = [opened(hub, stream(frames.store_info("other"), *pinned)), opened(hub, OPEN)]
+        selection = Selection("two", streams=frozenset(one.id for one in streams))
+        sink = FileSink(hub, selection, out, last=LAST)
         sink.hold()
-        states = [sink.options()]
-        sink.saved = lambda: states.append(sink.options())
+        states: list[tuple[dict[str, Any], bytes]] = []
+        sink.saved = lambda: states.append((json.loads(json.dumps(sink.options())), out.read_bytes()))
         await sink.deliver()
-        whole = out.read_bytes()
-        assert frames.frames_of(whole) == frames.payloads(LAST_PARTS)
-        for options in states:
-            for garbage in (b"", b"half a frame" * 5000):
-                out.write_bytes(whole[: options["size"]] + garbage)
-                options["inode"] = out.stat().st_ino
-                again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
+        wanted = sorted(frames.payloads([*LAST_PARTS, frames.store_info("other"), *pinned]))
+        assert sorted(frames.frames_of(out.read_bytes())) == wanted
+        assert sink.delivered_messages == len(wanted) == 10
+        assert len(states) > 10
+        append(hub, streams[1], *LATER)
+        for options, written in states:
+            for garbage in (b"", b"half a frame" * 50):
+                out.write_bytes(written + garbage)
+                again = FileSink.restore(hub, selection, str(out), "again", options | {"inode": out.stat().st_ino})
                 await again.deliver()
-                assert out.read_bytes() == whole
+                assert sorted(frames.frames_of(out.read_bytes())) == wanted
+                assert again.delivered_messages == len(wanted)
 
     async def test_of_a_log_that_is_written_anew(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
-        """Its places mean nothing any more: the last seconds are looked for again."""
+        """Its places mean nothing any more, the time does."""
         one = opened(hub, OPEN)
         sink = FileSink(hub, one_stream(one), out, last=LAST)
         sink.hold()
-        saved_state = sink.options() | {"generation": one.generation}
-        place = hub.feed(one_stream(one))
-        await place.skip_to_last(LAST)
-        saved_state["cursors"] = place.cursors()
+        sink.windows = await sink.feed.last_seconds(LAST)
+        await sink._seek({})
+        options = sink.options()
         one.generation += 1
-        again = FileSink.restore(hub, one_stream(one), str(out), "again", saved_state)
+        again = FileSink.restore(hub, one_stream(one), str(out), "again", options)
         await again.deliver()
+        assert frames.frames_of(out.read_bytes()) == frames.payloads(LAST_PARTS)
+        assert again.delivered_messages == 5
+
+    async def test_detached_meanwhile(self, hub: Hub, sinks: SinkSet, out: Path) -> None:
+        one = opened(hub, OPEN)
+        sink = FileSink(hub, one_stream(one), out, last=LAST)
+        sink.hold()
+        await sink.detached()
         assert frames.frames_of(out.read_bytes()) == frames.payloads(LAST_PARTS)
 
 

@@ -4,7 +4,6 @@ import lz4.block
 import pytest
 
 from daemon.spool import pinned
-from daemon.spool.pinned import newest, skim
 from daemon.wire.logmsg import BLUEPRINT
 from daemon.wire.protobuf import length_delimited, varint_field
 from daemon.wire.rrd import Kind
@@ -22,6 +21,23 @@ def old(compressed: bool) -> bytes:
                  + varint_field(3, len(SCHEMA)) + length_delimited(5, body))
 
 
+def through(steps):
+    """What a walk finds."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def newest(*args):
+    return through(pinned.newest(*args))
+
+
+def skim(*args):
+    return through(pinned.skim(*args))
+
+
 def log(tmp_path, *parts: bytes) -> tuple[int, int]:
     """Descriptor and size."""
     data = stream(*parts)
@@ -31,7 +47,7 @@ def log(tmp_path, *parts: bytes) -> tuple[int, int]:
 @pytest.mark.parametrize("compressed", [False, True])
 def test_old_chunks_have_a_time_too(tmp_path, compressed):
     fd, size = log(tmp_path, store_info(), old(compressed))
-    assert newest(fd, 0, size, None) == MADE
+    assert newest(fd, size, None) == MADE
     assert skim(fd, 0, size, None, MADE).messages == 1
     assert skim(fd, 0, size, None, MADE + 1).messages == 2
 
@@ -41,15 +57,27 @@ def test_an_id_without_the_last_field(tmp_path):
     tuid = b"\x09" + (5).to_bytes(8, "little") + b"\x11" + bytes(8)
     body = length_delimited(1, store_id()) + length_delimited(5, b"index_name") + length_delimited(6, tuid)
     fd, size = log(tmp_path, frame(Kind.ARROW, body))
-    assert newest(fd, 0, size, None) == 5
+    assert newest(fd, size, None) == 5
 
 
-def test_nothing_but_what_has_no_time(tmp_path):
-    fd, size = log(tmp_path, store_info(), arrow(static=True, made=1.0), arrow(kind=BLUEPRINT, made=2.0), arrow())
-    assert newest(fd, 0, size, None) is None
+def test_what_has_no_time_is_never_where_it_stops(tmp_path):
+    """But it is news: who logs nothing else is not idle."""
+    fd, size = log(tmp_path, store_info(), arrow(static=True, made=3.0), arrow(kind=BLUEPRINT, made=2.0), arrow())
+    assert newest(fd, size, None) == 3 * 10**9
     found = skim(fd, 0, size, None, 0)
     assert len(found.pinned) == found.messages == 4
     assert found.position == size
+
+
+def test_nothing_says_when(tmp_path):
+    fd, size = log(tmp_path, store_info(), arrow())
+    assert newest(fd, size, None) is None
+
+
+def test_a_walk_goes_in_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(pinned, "STEP_FRAMES", 10)
+    fd, size = log(tmp_path, *(arrow(made=float(number)) for number in range(25)))
+    assert len(list(pinned.skim(fd, 0, size, None))) == len(list(pinned.newest(fd, size, None))) == 2
 
 
 def test_where_it_stops(tmp_path):
@@ -66,5 +94,5 @@ def test_where_it_stops(tmp_path):
 def test_the_newest_is_looked_for_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(pinned, "NEWEST", 2)
     fd, size = log(tmp_path, arrow(made=9.0), arrow(made=4.0), arrow(made=3.0), arrow("b", made=7.0))
-    assert newest(fd, 0, size, None) == 7 * 10**9
-    assert newest(fd, 0, size, {store_id()}) == 4 * 10**9
+    assert newest(fd, size, None) == 7 * 10**9
+    assert newest(fd, size, {store_id()}) == 4 * 10**9

@@ -36,6 +36,13 @@ async def test_waiting_for_the_end(core: Core) -> None:
     assert answers == [False]
 
 
+async def test_who_waits_is_told_that_the_daemon_lives(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail, "ALIVE_S", 0.01)
+    with trio.move_on_after(1.0):
+        await core.say("tail", source=["@live"], first=True)
+    assert core.client.progress[:3] == [{"waiting": True}] * 3
+
+
 async def test_waiting_for_the_first(core: Core) -> None:
     """It is told even if it has ended before anybody looked."""
     answers: list[list[str]] = []
