@@ -113,6 +113,8 @@ def lines(answer: Mapping[str, Any], out: str) -> list[str]:
     """What was done, in a sentence or two."""
     chose = render.clean(answer.get("chose") or "it")
     sink = answer.get("sink") or {}
+    if sink.get("last"):
+        chose = f"the last {sink['last']:,g} s of {chose}"
     if answer.get("complete"):
         count = sink.get("delivered_messages")
         much = f" ({render.plural(count, 'message')})" if count is not None else ""

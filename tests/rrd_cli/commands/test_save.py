@@ -39,9 +39,9 @@ def test_a_live_recording(fake, rrd):
 
 
 def test_the_last_seconds(fake, rrd):
-    fake.on("save", DONE)
+    fake.on("save", DONE | {"sink": SINK | {"last": 120.0}})
     assert rrd("save", "run.rrd", "--last", "2min") == (
-        0, "saved the newest recording app/rec to run.rrd (1,204 messages)\n", "")
+        0, "saved the last 120 s of the newest recording app/rec to run.rrd (1,204 messages)\n", "")
     [args] = fake.said("save")
     assert (args["last"], args["wait"]) == (120.0, True)
 
