@@ -390,7 +390,7 @@ class Daemon:
     def expired(self, *, full: bool = False) -> list[Stream]:
         """Ended streams that retention would remove now; at least one, if there is one, where the disk is `full`."""
         hub = self.hub
-        own = [stream for stream in hub.streams.values() if stream.kind != "file"]
+        own = hub.own()
         free, min_free = self.room()
         chosen = choose(
             self._candidates(own),

@@ -455,10 +455,7 @@ class Feed:
         Raises:
             OSError: a log cannot be read.
         """
-        skipped = 0
-        for stream in list(self.streams()):
-            _, found = await self._pass(stream)
-            skipped += found.messages - len(found.pinned)
+        skipped = await self._skip(dict.fromkeys(stream.id for stream in self.streams()))
         self.skipped_messages += skipped
         return skipped
 
@@ -494,11 +491,14 @@ class Feed:
         Raises:
             OSError: a log cannot be read.
         """
+        return await self._skip({name: window for name, window in windows.items() if window.since is not None})
+
+    async def _skip(self, places: Mapping[str, Window | None]) -> int:
+        """Move the cursors of these logs to where their windows begin, or to the end; returns how much it skipped."""
         skipped = 0
         for stream in list(self.streams()):
-            window = windows.get(stream.id)
-            if window is not None and window.since is not None:
-                _, found = await self._pass(stream, window)
+            if stream.id in places:
+                _, found = await self._pass(stream, places[stream.id])
                 skipped += found.messages - len(found.pinned)
         return skipped
 

@@ -439,6 +439,10 @@ class Hub:
         self.reshaped()
         return freed
 
+    def own(self) -> list[Stream]:
+        """The streams whose logs are the spool's: files read in place are not."""
+        return [stream for stream in self.streams.values() if stream.kind != "file"]
+
     # -- reading -------------------------------------------------------------------------------------------------
 
     def feed(self, selection: Selection) -> Feed:

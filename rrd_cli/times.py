@@ -23,6 +23,6 @@ def seconds(text: str | None, *, bare: bool = True) -> float | None:
     if text is None:
         return None
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in (*UNITS, *([""] if bare else [])):
+    if found is None or not (found[2] in UNITS or (bare and not found[2])):
         raise UsageError(f"not a length of time: {text}", f"a number and a unit ({', '.join(UNITS)}): 30s")
     return float(found[1]) * UNITS[found[2] or "s"]

@@ -158,6 +158,17 @@ class Call:
             raise VerbError("usage", f"{self.verb}: {name} must be a number, found {value!r:.100}")
         return float(value)
 
+    def seconds(self, name: str, most: float) -> float | None:
+        """A length of time above 0 and up to `most`, or None if it is missing.
+
+        Raises:
+            VerbError: it is something else.
+        """
+        value = self.number(name)
+        if value is not None and not 0 < value <= most:
+            raise VerbError("usage", f"{self.verb}: {name} is {value:g}", "it is a number of seconds above 0")
+        return value
+
 
 class Server:
     """Serves the listening sockets."""

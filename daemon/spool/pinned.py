@@ -100,10 +100,10 @@ def skim(
         if frame.kind != Kind.ARROW or blueprints[frame.store]:
             kept.append(frame)
         else:
-            chunk = _Chunk(fd, frame)
-            if chunk.is_static:
+            static, made = _peek(fd, frame)
+            if static:
                 kept.append(frame)
-            elif since is not None and (made := chunk.made_at) is not None and made >= since:
+            elif since is not None and made is not None and made >= since:
                 return Skimmed(kept, messages, size, frame.start, blocks)
         messages += 1
         size += frame.end - frame.start
@@ -125,7 +125,7 @@ def newest(fd: int, end: int, wanted: set[bytes] | None) -> Generator[None, None
             yield
         if frame.kind == Kind.ARROW and (wanted is None or frame.store in wanted):
             last.append(frame)
-    return max((made for frame in last if (made := _Chunk(fd, frame).made_at) is not None), default=None)
+    return max((made for frame in last if (made := _peek(fd, frame)[1]) is not None), default=None)
 
 
 def _is_blueprint(raw: bytes | None) -> bool:
@@ -141,52 +141,23 @@ def is_static(fd: int, frame: Frame) -> bool:
     Raises:
         OSError: the log cannot be read.
     """
-    return _Chunk(fd, frame).is_static
+    return _peek(fd, frame)[0]
 
 
-class _Chunk:
-    """What a chunk's envelope tells; the chunk itself is looked into only where the envelope is an old SDK's.
+def _peek(fd: int, frame: Frame) -> tuple[bool, int | None]:
+    """Whether a chunk is static, and when it was made: Unix nanoseconds, None if that cannot be told.
 
     Raises:
-        OSError: the log cannot be read; so do its properties.
+        OSError: the log cannot be read.
     """
-
-    __slots__ = ("_ending", "_fd", "_frame", "_usual")
-
-    def __init__(self, fd: int, frame: Frame) -> None:
-        self._fd, self._frame = fd, frame
-        self._ending = b""
-        if frame.length >= _LAST_FIELDS:
-            self._ending = os.pread(fd, _LAST_FIELDS, frame.end - _LAST_FIELDS)
-        self._usual = self._ending.startswith(CHUNK_ID_BEFORE) and self._ending[-2:] in STATIC_ENDINGS
-
-    @property
-    def is_static(self) -> bool:
-        """It has no time."""
-        if self._usual:
-            return STATIC_ENDINGS[self._ending[-2:]]
-        payload = self._payload()
-        return bool(payload) and _has_no_index(payload)
-
-    @property
-    def made_at(self) -> int | None:
-        """When its id was made, Unix nanoseconds; None if that cannot be told."""
-        if self._usual:
-            return _time_of(self._ending[2:20])
-        payload = self._payload()
-        try:
-            for number, _, value in fields(memoryview(payload)):
-                if number == 6 and not isinstance(value, int):
-                    return _time_of(bytes(value))
-        except ValueError:
-            return None
-        found = ID_IN_SCHEMA.search(_unpacked(payload))
-        return int(found[1], 16) if found else None
-
-    def _payload(self) -> bytes:
-        """All of it; nothing if it is too long to be looked into."""
-        frame = self._frame
-        return os.pread(self._fd, frame.length, frame.offset) if _LAST_FIELDS <= frame.length <= MAX_OLD else b""
+    if frame.length < _LAST_FIELDS:
+        return False, None
+    ending = os.pread(fd, _LAST_FIELDS, frame.end - _LAST_FIELDS)
+    if ending.startswith(CHUNK_ID_BEFORE) and ending[-2:] in STATIC_ENDINGS:
+        return STATIC_ENDINGS[ending[-2:]], _time_of(ending[2:20])
+    if frame.length > MAX_OLD:
+        return False, None
+    return _peek_old(os.pread(fd, frame.length, frame.offset))
 
 
 def _time_of(raw: bytes) -> int | None:
@@ -194,15 +165,11 @@ def _time_of(raw: bytes) -> int | None:
     return int.from_bytes(raw[1:9], "little") if len(raw) == 18 and raw[0] == 0x09 and raw[9] == 0x11 else None
 
 
-def _has_no_index(payload: bytes) -> bool:
-    chunk = _unpacked(payload)
-    return bool(chunk) and INDEX_NAME not in chunk
-
-
-def _unpacked(payload: bytes) -> bytes:
-    """A chunk's IPC stream; nothing where there is none that can be read."""
+def _peek_old(payload: bytes) -> tuple[bool, int | None]:
+    """The same of an envelope that does not say: from the chunk in it."""
     compression = size = 0
     chunk: bytes | memoryview = b""
+    made, has_id = None, False
     try:
         for number, _, value in fields(memoryview(payload)):
             if number == 2 and isinstance(value, int):
@@ -211,8 +178,13 @@ def _unpacked(payload: bytes) -> bytes:
                 size = value
             elif number == 5 and not isinstance(value, int):
                 chunk = value
+            elif number == 6 and not isinstance(value, int):
+                made, has_id = _time_of(bytes(value)), True
         if compression == LZ4:
-            return lz4.block.decompress(chunk, uncompressed_size=size) if size <= MAX_OLD else b""
+            chunk = lz4.block.decompress(chunk, uncompressed_size=size) if size <= MAX_OLD else b""
     except (ValueError, lz4.block.LZ4BlockError):
-        return b""
-    return bytes(chunk)
+        return False, made
+    ipc = bytes(chunk)
+    if not has_id and (found := ID_IN_SCHEMA.search(ipc)):
+        made = int(found[1], 16)
+    return bool(ipc) and INDEX_NAME not in ipc, made

@@ -184,12 +184,14 @@ def _note_rest(reader: tailing.Reader) -> None:
 
 
 def _tail_recordings(client: Client, source: Sequence[str], follow: bool, count: int | None) -> None:
-    def waiting(_: dict[str, Any]) -> None:
-        if not said:
-            said.append("nothing is live: waiting for a program")
-            render.note(said[0])
+    said = False
 
-    said: list[str] = []
+    def waiting(_: dict[str, Any]) -> None:
+        nonlocal said
+        if not said:  # it is told again and again
+            render.note("nothing is live: waiting for a program")
+        said = True
+
     args = {"source": list(source), "first": follow}
     # Asked once, @live means all that begins from then on: nothing is too short to be seen.
     logs = client.call("tail", args, on_progress=waiting)["logs"]

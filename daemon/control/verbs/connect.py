@@ -89,9 +89,7 @@ def feeding(call: Call) -> Feeding:
     start = call.text("from", "start")
     if start not in ("start", "now"):
         raise VerbError("usage", f"{call.verb}: from is start or now, found {start!r:.40}")
-    max_lag = call.number("max_lag")
-    if max_lag is not None and not 0 < max_lag <= MAX_LAG_LIMIT:
-        raise VerbError("usage", f"{call.verb}: max_lag is {max_lag:g}", "it is a number of seconds above 0")
+    max_lag = call.seconds("max_lag", MAX_LAG_LIMIT)
     newest_first = call.flag("newest_first")
     if newest_first and (start == "now" or max_lag is not None):
         raise VerbError("usage", f"{call.verb}: newest_first sends everything, from now and max_lag do not",

@@ -28,7 +28,7 @@ async def run(call: Call) -> Message:
     Returns:
         findings: maps of check, level (ok, warning, problem), message, fix.
     """
-    streams = [stream for stream in call.daemon.hub.streams.values() if stream.kind != "file"]
+    streams = call.daemon.hub.own()
     versions = sorted({stream.sdk_version for stream in streams if stream.sdk_version})
     pids = [stream.pid for stream in streams if stream.pid and not stream.ended]
     environment = environment_of(call.client.pid)
@@ -114,9 +114,8 @@ def _web(pids: list[int]) -> list[Message]:
 def _disk(call: Call) -> Iterator[Message]:
     hub = call.daemon.hub
     free, min_free = call.daemon.room()
-    own = [stream for stream in hub.streams.values() if stream.kind != "file"]
-    ended = sum(stream.size for stream in own if stream.ended)
-    live = sum(stream.size for stream in own) - ended
+    ended = sum(stream.size for stream in hub.own() if stream.ended)
+    live = sum(stream.size for stream in hub.own() if not stream.ended)
     limit = call.daemon.settings.spool_max_bytes
     text = f"{free / 1e9:.1f} GB free, the spool has {ended / 1e9:.1f} of {limit / 1e9:.1f} GB"
     if live >= 5e7:  # shown as 0.1

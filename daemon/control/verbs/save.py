@@ -19,6 +19,7 @@ from daemon.wire.rrd import FormatError
 
 PROGRESS_S = 0.2
 MAX_LAST_S = 1e9
+"""Thirty years: what is more is a mistake."""
 FIRST_STEP_S = 1.0
 """How long an output's first step is waited for."""
 
@@ -41,9 +42,7 @@ async def run(call: Call) -> Message:
     if not path.is_absolute():
         raise VerbError("usage", f"save: path must be absolute, found {path}")
     force, copy, wait = call.flag("force"), call.flag("copy"), call.flag("wait")
-    last = call.number("last")
-    if last is not None and not 0 < last <= MAX_LAST_S:
-        raise VerbError("usage", f"save: last is {last:g}", "it is a number of seconds above 0")
+    last = call.seconds("last", MAX_LAST_S)
     selection, chose = await select(call)
     sink = FileSink(call.daemon.hub, selection, path, copy=copy, force=force, last=last or 0.0)
     _refuse(call, path, selection)

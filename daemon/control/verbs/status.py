@@ -32,7 +32,7 @@ async def run(call: Call) -> Message:
             "uptime_s": time.monotonic() - daemon.started,
             "rss_bytes": rss_bytes(),
             "spool": os.fspath(hub.directory),
-            "spool_bytes": sum(stream.size for stream in hub.streams.values() if stream.kind != "file"),
+            "spool_bytes": sum(stream.size for stream in hub.own()),
             "spool_free_bytes": shutil.disk_usage(hub.directory).free,
             **daemon.extra_status(),
         },
